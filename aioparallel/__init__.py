@@ -1,0 +1,58 @@
+"""Interactive parallel computing on asyncio: a controller, engines that run your code, and clients.
+
+`import aioparallel` gives the asyncio face; `from aioparallel import client` the blocking one. What is named
+here is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from aioparallel import errors as _errors
+
+if TYPE_CHECKING:
+    from aioparallel.capability import Capability as Capability
+    from aioparallel.channel import Client as Client
+    from aioparallel.cluster import Cluster as Cluster
+    from aioparallel.controller import Controller as Controller
+    from aioparallel.errors import *  # noqa: F403
+    from aioparallel.interface import Interface as Interface
+    from aioparallel.interface import remote as remote
+    from aioparallel.interfaces.admin import AdminClient as AdminClient
+    from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
+    from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
+    from aioparallel.interfaces.task import TaskClient as TaskClient
+    from aioparallel.wire import Limits as Limits
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AdminClient": "interfaces.admin",
+    "Capability": "capability",
+    "Client": "channel",
+    "Cluster": "cluster",
+    "Controller": "controller",
+    "Interface": "interface",
+    "Limits": "wire",
+    "MonitorClient": "interfaces.monitor",
+    "MultiEngineClient": "interfaces.multiengine",
+    "TaskClient": "interfaces.task",
+    "remote": "interface",
+    **dict.fromkeys(_errors.__all__, "errors"),
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'aioparallel' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"aioparallel.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,292 @@
+"""Every exception, the tree drawn on top.
+
+ParallelError
+├── ConfigurationError          (ValueError)    an argument, address or plug-in that can't be used
+│   ├── AddressError                            an address nobody can listen on or dial
+│   └── PluginError                             an interface, transport or launcher that is refused
+├── CapabilityError                             a capability file that can't be trusted or read
+│   └── NoClusterError                          no capability file where one was looked for
+├── ConnectionFailed            (ConnectionError)
+│   ├── ControllerGone                          the file is there, its controller is not
+│   ├── AccessDenied                            the two could not prove themselves to each other
+│   ├── VersionMismatch                         the two don't speak the same version
+│   └── ConnectionLost                          a connection ended while work was waiting for it
+├── ProtocolError                               a peer broke the rules of the wire
+│   └── HandshakeError                          … before it was let in
+├── MessageTooLarge             (ValueError)    more than `Limits` allows in one message
+├── SerializationError          (TypeError)     an object that can't be sent
+│   └── DeserializationError                    one that arrived and can't be rebuilt
+├── ClusterError                                a cluster that didn't start or didn't stay
+├── OperationError                              a call that the controller refused
+│   ├── InvalidEngineID         (LookupError)   a target that does not exist
+│   └── NoEnginesRegistered                     all engines were asked for, and there are none
+├── QueueCleared                                a command that was removed before it ran
+├── EngineDied                                  a kernel ended while it had work
+│   └── EngineLost                              … and its host with it
+└── RemoteError                                 an exception that can't be rebuilt here
+CompositeError                  (ExceptionGroup)    what several engines raised
+PythonVersionWarning            (UserWarning)   engine and client run different Pythons
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+__all__ = [
+    "AccessDenied",
+    "AddressError",
+    "CapabilityError",
+    "ClusterError",
+    "CompositeError",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "ConnectionLost",
+    "ControllerGone",
+    "DeserializationError",
+    "EngineDied",
+    "EngineLost",
+    "HandshakeError",
+    "InvalidEngineID",
+    "MessageTooLarge",
+    "NoClusterError",
+    "NoEnginesRegistered",
+    "OperationError",
+    "ParallelError",
+    "PluginError",
+    "ProtocolError",
+    "PythonVersionWarning",
+    "QueueCleared",
+    "RemoteError",
+    "SerializationError",
+    "VersionMismatch",
+    "from_plain",
+    "to_plain",
+]
+
+
+class ParallelError(Exception):
+    """Everything that aioparallel itself raises (user exceptions arrive as themselves)."""
+
+
+class ConfigurationError(ParallelError, ValueError):
+    """An argument or a setting that can't be used; the text says which and what would do."""
+
+
+class AddressError(ConfigurationError):
+    """An address nobody can listen on or dial."""
+
+
+class PluginError(ConfigurationError):
+    """An interface, transport or launcher that is refused; the text names it and what was expected."""
+
+
+class CapabilityError(ParallelError):
+    """A capability file that can't be trusted or read; the text names the file and the way out."""
+
+
+class NoClusterError(CapabilityError):
+    """There is no capability file where one was looked for: no cluster has been started."""
+
+
+class ConnectionFailed(ParallelError, ConnectionError):
+    """No usable connection to a controller."""
+
+
+class ControllerGone(ConnectionFailed):
+    """The capability file is there, but the controller that wrote it does not answer."""
+
+
+class AccessDenied(ConnectionFailed):
+    """The controller refused the capability, or could not prove that it knows it."""
+
+
+class VersionMismatch(ConnectionFailed):
+    """The two ends don't speak the same version; the text names both."""
+
+
+class ConnectionLost(ConnectionFailed):
+    """The connection to the controller ended while work was waiting for it."""
+
+
+class ProtocolError(ParallelError):
+    """A peer broke the rules of the wire; its connection is closed."""
+
+
+class HandshakeError(ProtocolError):
+    """A peer was not let in.
+
+    Attributes:
+        reply: The bytes that the peer may still be sent before its connection is closed.
+    """
+
+    def __init__(self, text: str, reply: bytes = b"") -> None:
+        super().__init__(text)
+        self.reply = reply
+
+
+class MessageTooLarge(ParallelError, ValueError):
+    """A message above the limit; nothing of it was sent."""
+
+
+class SerializationError(ParallelError, TypeError):
+    """An object that can't be sent; the text names the path to it."""
+
+
+class DeserializationError(SerializationError):
+    """An object that arrived and can't be rebuilt here; the text holds the original reason."""
+
+
+class ClusterError(ParallelError):
+    """A cluster that did not start, or did not stay."""
+
+
+class OperationError(ParallelError):
+    """A call that the controller refused; the text says why."""
+
+
+class InvalidEngineID(OperationError, LookupError):
+    """A target that does not exist."""
+
+
+class NoEnginesRegistered(OperationError):
+    """All engines were asked for, and there are none."""
+
+
+class QueueCleared(ParallelError):
+    """The command was removed from an engine's queue before it ran."""
+
+
+class EngineDied(ParallelError):
+    """The kernel ended while it had work; what was in its namespace is lost.
+
+    Attributes:
+        engine_id: Which engine, or None if unknown.
+        reason: How the process ended: "killed by SIGKILL", "exit status 3".
+        output: The last of what it wrote to stdout and stderr.
+        running: Whether the command was running at that moment; if not, it never began.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        engine_id: int | None = None,
+        reason: str = "",
+        output: str = "",
+        running: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.running = running
+        self.engine_id = engine_id
+        self.reason = reason
+        self.output = output
+
+
+class EngineLost(EngineDied):
+    """The engine's host is gone, and its kernels with it."""
+
+
+class RemoteError(ParallelError):
+    """An exception on an engine that can't be raised here as itself.
+
+    Attributes:
+        type_name: The original class's name, with its module unless that is `builtins`.
+        text: The original text.
+        traceback_text: The remote traceback, formatted.
+        engine_id: Where it happened, or None if unknown.
+    """
+
+    def __init__(self, type_name: str, text: str, traceback_text: str = "", engine_id: int | None = None) -> None:
+        super().__init__(f"{type_name}: {text}" if text else type_name)
+        self.type_name = type_name
+        self.text = text
+        self.traceback_text = traceback_text
+        self.engine_id = engine_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteError, (self.type_name, self.text, self.traceback_text, self.engine_id)
+
+
+class CompositeError(ExceptionGroup[Exception]):
+    """What several engines raised, one exception an engine; `except*` looks inside.
+
+    The text lists every engine: `[0:execute]: ZeroDivisionError: division by zero`.
+    """
+
+    def __new__(cls, message: str, exceptions: Sequence[Exception]) -> CompositeError:
+        """Make the group and put one line an engine under its message."""
+        lines = [message]
+        for error in exceptions:
+            engine = getattr(error, "engine_id", None)
+            method = getattr(error, "method", "call")
+            name = error.type_name if isinstance(error, RemoteError) else type(error).__name__
+            text = error.text if isinstance(error, RemoteError) else str(error)
+            lines.append(f"[{'?' if engine is None else engine}:{method}]: {name}: {text}".rstrip(": "))
+        group = super().__new__(cls, "\n".join(lines), exceptions)
+        group.headline = message
+        return group
+
+    headline: str
+
+    def derive(self, excs: Sequence[Exception], /) -> CompositeError:  # type: ignore[override]
+        """Return a group of the same kind for `except*`."""
+        return CompositeError(self.headline, excs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompositeError, (self.headline, list(self.exceptions))
+
+    def __str__(self) -> str:
+        return self.message
+
+    def print_tracebacks(self, excid: int | None = None, file: TextIO | None = None) -> None:
+        """Print the remote tracebacks, or the one at position `excid`.
+
+        Raises:
+            IndexError: `excid` is not a position in this group.
+        """
+        chosen = self.exceptions if excid is None else (self.exceptions[excid],)
+        for error in chosen:
+            notes = getattr(error, "__notes__", None) or [f"{type(error).__name__}: {error}"]
+            print("\n".join(notes), file=file or sys.stdout)
+
+    def raise_exception(self, excid: int = 0) -> None:
+        """Raise the exception at position `excid`.
+
+        Raises:
+            IndexError: `excid` is not a position in this group.
+            Exception: The one that was asked for.
+        """
+        raise self.exceptions[excid]
+
+
+class PythonVersionWarning(UserWarning):
+    """An engine runs another Python than this client: functions without an import path can't travel."""
+
+
+def to_plain(error: BaseException) -> dict[str, Any]:
+    """Describe one of our own exceptions in plain values, for a process that can't pickle."""
+    plain: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
+    if isinstance(error, EngineDied):
+        plain |= {"engine": error.engine_id, "reason": error.reason, "output": error.output}
+        plain["running"] = error.running
+    return plain
+
+
+def from_plain(plain: dict[str, Any]) -> ParallelError:
+    """Rebuild what `to_plain` described; a name that isn't ours becomes an `OperationError`."""
+    kind = globals().get(str(plain.get("error")))
+    text = str(plain.get("text", ""))
+    if not (isinstance(kind, type) and issubclass(kind, ParallelError)) or kind is RemoteError:
+        return OperationError(f"{plain.get('error')}: {text}")
+    if issubclass(kind, EngineDied):
+        engine = plain.get("engine")
+        return kind(
+            text,
+            engine_id=engine if isinstance(engine, int) else None,
+            reason=str(plain.get("reason", "")),
+            output=str(plain.get("output", "")),
+            running=plain.get("running") is True,
+        )
+    return kind(text)

@@ -1,0 +1,52 @@
+"""Entry points, the same way for every group."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from aioparallel.errors import PluginError
+
+__all__ = ["INTERFACES", "LAUNCHERS", "TRANSPORTS", "load", "names"]
+
+INTERFACES = "aioparallel.interfaces"
+TRANSPORTS = "aioparallel.transports"
+LAUNCHERS = "aioparallel.launchers"
+
+
+@cache
+def _group(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def names(group: str) -> list[str]:
+    """Return the names that installed packages registered in `group`, sorted."""
+    return sorted(_group(group))
+
+
+def load(group: str, name: str, base: type | None = None) -> Any:
+    """Import and return what `name` stands for in `group`.
+
+    Args:
+        group: An entry-point group, such as `INTERFACES`.
+        name: The entry point's name.
+        base: The class it must be a subclass of.
+
+    Raises:
+        PluginError: There is none of that name, it can't be imported, or it isn't a `base`.
+    """
+    entry = _group(group).get(name)
+    kind = group.rpartition(".")[2].removesuffix("s")
+    if entry is None:
+        known = ", ".join(names(group)) or "none; is aioparallel installed (pip install aioparallel)?"
+        raise PluginError(f"no {kind} named {name!r}; known: {known}")
+    try:
+        plugin = entry.load()
+    except Exception as error:
+        raise PluginError(
+            f"{kind} {name!r} ({entry.value}) can't be loaded: {type(error).__name__}: {error}"
+        ) from error
+    if base is not None and not (isinstance(plugin, type) and issubclass(plugin, base)):
+        raise PluginError(f"{kind} {name!r} ({entry.value}) must be a subclass of {base.__module__}.{base.__name__}")
+    return plugin
