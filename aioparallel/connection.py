@@ -1,0 +1,428 @@
+"""A Session with an asyncio transport under it: many frames a read, one write a turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import platform
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from aioparallel import transports
+from aioparallel.capability import Capability
+from aioparallel.errors import (
+    AccessDenied,
+    ConnectionFailed,
+    ConnectionLost,
+    ControllerGone,
+    HandshakeError,
+    ParallelError,
+    ProtocolError,
+    to_plain,
+)
+from aioparallel.handshake import ClientHandshake
+from aioparallel.session import Handshake, Liveness, Session
+from aioparallel.source import SYSTEM, Source
+from aioparallel.transports import HANDSHAKE, Peer
+from aioparallel.wire import Buffer, Frame, Kind, Limits, encode, size_of
+
+__all__ = ["Connection", "connect"]
+
+logger = logging.getLogger(__name__)
+
+#: Pieces from this size on are written by themselves, uncopied, a slice at a time.
+LARGE = 65536
+SLICE = 2**20
+#: Seconds that a closing connection may take to write what it still has.
+LINGER = 5.0
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One end of one connection.
+
+    Writes gather: what is sent during one turn of the loop leaves in one piece at its end. What a slow
+    reader does not take waits in the outbox; beyond `Limits.outbox` the connection is `congested`, and
+    whoever produces for it should pause until `on_drained`.
+
+    Args:
+        make_handshake: Called when connected, with the asyncio transport; returns this end's handshake.
+            It may raise ConnectionError.
+        greeting: Called with the handshake; returns the bytes to open with.
+        limits: The bounds.
+        on_open: Called once, when the handshake is done.
+        on_frames: Called with the frames of one read.
+        on_lost: Called once, at the end, with the reason (None: it was closed in good order).
+    """
+
+    def __init__(
+        self,
+        make_handshake: Callable[[asyncio.BaseTransport], Handshake],
+        *,
+        limits: Limits,
+        greeting: Callable[[Any], bytes] | None = None,
+        on_open: Callable[[Connection], None],
+        on_frames: Callable[[list[Frame]], None],
+        on_lost: Callable[[BaseException | None], None],
+    ) -> None:
+        self.limits = limits
+        self.on_frames = on_frames
+        self.on_lost = on_lost
+        self.on_drained: Callable[[], None] = _nothing
+        self.on_silence: Callable[[float], None] = _nothing_of
+        #: Whether silence beyond `Limits.dead` ends the connection.
+        self.mortal = True
+        self.congested = False
+        self._make_handshake = make_handshake
+        self._greeting = greeting
+        self._on_open = on_open
+        self._loop = asyncio.get_running_loop()
+        self._session: Session | None = None
+        self._transport: Any = None
+        self._error: BaseException | None = None
+        self._out: list[Buffer] = []
+        self._slices: deque[memoryview] = deque()
+        self._size = 0
+        self._large = False
+        self._flushing = False
+        self._paused = False
+        self._stuck_since: tuple[float, int] | None = None
+        self._closing = False
+        self._lost = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
+        return f"<Connection {state}, {self._size} bytes to write>"
+
+    @property
+    def session(self) -> Session:
+        """The session; there is one from the moment of connection."""
+        assert self._session is not None
+        return self._session
+
+    @property
+    def is_open(self) -> bool:
+        """Whether frames can be sent."""
+        return self._session is not None and self._session.is_open and not self._closing
+
+    # Sending
+
+    def send(self, pieces: Iterable[Buffer]) -> None:
+        """Send a frame (or several), given as pieces; it leaves at the end of this turn of the loop."""
+        if self._closing:
+            return
+        self._out += pieces
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def goodbye(self, error: ParallelError) -> None:
+        """Say why, and close."""
+        if self.is_open:
+            self.send(encode(Kind.GOODBYE, header=json.dumps(to_plain(error)).encode()))
+        self.close(error)
+
+    def flush(self) -> None:
+        """Write now what was sent, not at the end of the turn."""
+        self._flushing = False
+        pieces, self._out = self._out, []
+        if not pieces or self._transport is None or self._lost:
+            return
+        assert self._session is not None
+        self._session.note_sent()
+        size = size_of(pieces)
+        if not self._slices and not self._paused and size < LARGE:
+            self._transport.write(b"".join(pieces))
+            return
+        self._size += size
+        small: list[Buffer] = []
+        for piece in pieces:
+            if len(piece) < LARGE:
+                small.append(piece)
+                continue
+            if small:
+                self._slices.append(memoryview(b"".join(small)))
+                small = []
+            view = memoryview(piece)
+            self._slices.extend(view[start : start + SLICE] for start in range(0, len(view), SLICE))
+        if small:
+            self._slices.append(memoryview(b"".join(small)))
+        self._drain()
+
+    def _drain(self) -> None:
+        """Write what waits for as long as the transport takes it."""
+        while self._slices and not self._paused and not self._lost:
+            piece = self._slices.popleft()
+            self._size -= len(piece)
+            self._transport.write(piece)
+        if self._size > self.limits.outbox:
+            self.congested = True
+        elif self.congested and self._size <= self.limits.outbox // 2:
+            self.congested = False
+            self.on_drained()
+        if self._closing and not self._slices:
+            self._finish()
+
+    def pause_writing(self) -> None:
+        """The transport has enough for now."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """The transport takes more."""
+        self._paused = False
+        self._stuck_since = None
+        self._drain()
+
+    def pause_reading(self) -> None:
+        """Leave what arrives where it is; the far end will feel it."""
+        if self._transport is not None and not self._lost and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._transport is not None and not self._lost and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    # Receiving
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the handshake."""
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=SLICE)
+        try:
+            handshake = self._make_handshake(transport)
+        except Exception as error:
+            self._fail(error)
+            return
+        self._session = Session(handshake, self.limits, now=self._loop.time())
+        self._timer = self._loop.call_later(self.limits.beat, self._tick)
+        if self._greeting is not None:
+            self._transport.write(self._greeting(handshake))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes belong."""
+        if self._session is None:
+            return memoryview(bytearray(4096))
+        return self._session.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what arrived."""
+        session = self._session
+        if session is None or self._lost:
+            return
+        opening = not session.is_open
+        try:
+            frames = session.buffer_updated(nbytes, self._loop.time())
+        except HandshakeError as error:
+            self._fail(error, error.reply)
+            return
+        except (ProtocolError, ConnectionFailed) as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            logger.exception("a handshake failed in an unforeseen way")
+            self._fail(error)
+            return
+        if opening:
+            self._transport.write(b"".join(session.take_output()))
+            if not session.is_open:
+                return
+            self._on_open(self)
+        if frames:
+            try:
+                self.on_frames(frames)
+            except ProtocolError as error:
+                self._fail(error)
+
+    def eof_received(self) -> bool:
+        """The far end writes no more: neither do we."""
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the owner, once."""
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._out.clear()
+        self._slices.clear()
+        self._size = 0
+        self.on_lost(self._error or exc)
+
+    # Ending
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close in good order: what was sent is written first, within `LINGER` seconds. Safe to call twice."""
+        if self._closing:
+            return
+        self._error = self._error or error
+        self.flush()
+        self._closing = True
+        if self._transport is None:
+            return
+        if not self._slices:
+            self._finish()
+        else:
+            self._loop.call_later(LINGER, self.abort)
+
+    def abort(self, error: BaseException | None = None) -> None:
+        """Close at once."""
+        self._closing = True
+        self._error = self._error or error
+        if self._transport is not None and not self._lost:
+            self._transport.abort()
+
+    def _finish(self) -> None:
+        self._transport.close()
+        # A peer that never reads must not keep the descriptor: close() with unsent data never ends.
+        self._loop.call_later(LINGER, self._abort_if_open)
+
+    def _abort_if_open(self) -> None:
+        if not self._lost:
+            self._transport.abort()
+
+    def _fail(self, error: BaseException, reply: bytes = b"") -> None:
+        """The connection can't go on: at most a last reply, then the end."""
+        self._error = self._error or error
+        self._closing = True
+        if reply:
+            self._transport.write(reply)
+            self._transport.close()
+            self._loop.call_later(0.2, self._abort_if_open)
+        else:
+            self._transport.abort()
+
+    def _tick(self) -> None:
+        """Give a sign of life, and judge the far end's silence and slowness."""
+        assert self._session is not None
+        if self._lost:
+            return
+        now = self._loop.time()
+        self._timer = self._loop.call_later(self.limits.beat, self._tick)
+        liveness, beat = self._session.tick(now)
+        if beat:
+            self.send(beat)
+        if liveness is Liveness.DEAD and self.mortal and self._session.is_open:
+            self.abort(ConnectionLost(f"nothing was heard for {self._session.silence(now):.0f} s"))
+        elif liveness is Liveness.SUSPECT:
+            self.on_silence(self._session.silence(now))
+        if self._paused:
+            left = self._transport.get_write_buffer_size()
+            if self._stuck_since is None or self._stuck_since[1] != left:
+                self._stuck_since = now, left
+            elif now - self._stuck_since[0] > self.limits.stuck:
+                self.abort(ConnectionLost(f"the far end read nothing for {self.limits.stuck:.0f} s"))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _nothing_of(silence: float) -> None:
+    pass
+
+
+async def connect(
+    capability: Capability,
+    *,
+    role: str,
+    on_frames: Callable[[list[Frame]], None],
+    on_lost: Callable[[BaseException | None], None],
+    limits: Limits | None = None,
+    source: Source = SYSTEM,
+    body: dict[str, Any] | None = None,
+) -> tuple[Connection, dict[str, Any]]:
+    """Reach a controller, prove the capability, and return the open connection with the controller's welcome.
+
+    The capability's addresses are tried in order. Cancellation leaves nothing open.
+
+    Args:
+        capability: What to prove.
+        role: "client" or "engine".
+        on_frames: Called with the frames of one read.
+        on_lost: Called once, when an open connection ends.
+        limits: The bounds.
+        source: Where the nonce comes from.
+        body: More to say of this end.
+
+    Raises:
+        ControllerGone: Nobody answers at any of the addresses.
+        AccessDenied: The controller refused the capability, or could not prove itself.
+        VersionMismatch: The controller speaks another version.
+        AddressError: An address that no transport knows.
+    """
+    failures: list[str] = []
+    for address in capability.addresses:
+        try:
+            return await _connect_to(
+                address,
+                capability,
+                on_frames=on_frames,
+                on_lost=on_lost,
+                limits=limits or Limits(),
+                body={
+                    "nonce": source.token(16).hex(),
+                    "role": role,
+                    "interface": capability.interface,
+                    "python": platform.python_version(),
+                    **(body or {}),
+                },
+            )
+        except (OSError, TimeoutError) as error:
+            if isinstance(error, ConnectionFailed):
+                raise
+            failures.append(f"{address}: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+    raise ControllerGone(
+        f"no controller answers for the {capability.interface} capability of cluster {capability.cluster!r} "
+        f"({'; '.join(failures) or 'it names no address'}); start one with: aiocluster start -n 4"
+    )
+
+
+async def _connect_to(
+    address: str,
+    capability: Capability,
+    *,
+    on_frames: Callable[[list[Frame]], None],
+    on_lost: Callable[[BaseException | None], None],
+    limits: Limits,
+    body: dict[str, Any],
+) -> tuple[Connection, dict[str, Any]]:
+    transport = transports.get(address)
+    peer = Peer(capability.server_name, capability.certificates, capability.pins)
+    opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def lost(error: BaseException | None) -> None:
+        if not opened.done():
+            opened.set_exception(error or ConnectionResetError("the controller hung up during the handshake"))
+        else:
+            on_lost(error)
+
+    def open_up(_: Connection) -> None:
+        if not opened.done():
+            opened.set_result(None)
+
+    connection = Connection(
+        lambda made: ClientHandshake(capability, fingerprint=transport.vet(made, peer), body=body),
+        limits=limits,
+        on_open=open_up,
+        on_frames=on_frames,
+        on_lost=lost,
+    )
+    try:
+        async with asyncio.timeout(HANDSHAKE):
+            await transport.connect(address, lambda: connection, peer=peer)
+            await opened
+    except BaseException as error:
+        connection.on_lost = lambda _: None
+        connection.abort()
+        if opened.done() and not opened.cancelled():
+            opened.exception()
+        if isinstance(error, HandshakeError):
+            raise AccessDenied(f"{address}: {error}") from error
+        raise
+    handshake = connection.session.handshake
+    assert isinstance(handshake, ClientHandshake)
+    return connection, handshake.welcome

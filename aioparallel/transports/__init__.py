@@ -1,0 +1,319 @@
+"""How bytes travel: the contract of a transport (Transport, Listener), and who waits at the door (Gate).
+
+A transport hands out asyncio's own transports and invents no stream. One is found by the scheme of an
+address (`tls://host:port`, `unix:///path`, `memory://name`) through the entry-point group
+`aioparallel.transports`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from aioparallel import plugins
+from aioparallel.errors import AddressError, PluginError
+
+if TYPE_CHECKING:
+    from aioparallel.identity import Identity
+
+__all__ = ["Gate", "Listener", "Peer", "Slot", "SocketListener", "Transport", "get"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds from the first byte of a connection to the end of its handshake.
+HANDSHAKE = 6.0
+#: Seconds for the TLS handshake within that.
+TLS_HANDSHAKE = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What one who dials knows about the controller it means to reach.
+
+    Attributes:
+        server_name: The name in its certificate.
+        certificates: The certificates it may show, PEM.
+        pins: Their SHA-256, hex.
+    """
+
+    server_name: str = ""
+    certificates: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+
+
+class Transport(ABC):
+    """A way for bytes to travel between a controller and those who dial it.
+
+    Attributes:
+        scheme: What its addresses begin with.
+        needs_identity: Whether to listen it needs the controller's key and certificate.
+    """
+
+    scheme: ClassVar[str]
+    needs_identity: ClassVar[bool] = False
+
+    @abstractmethod
+    async def connect(
+        self, address: str, protocol_factory: Callable[[], asyncio.BaseProtocol], *, peer: Peer
+    ) -> tuple[asyncio.Transport, Any]:
+        """Dial `address`; return the asyncio transport and the protocol.
+
+        Cancellation leaves nothing open.
+
+        Raises:
+            AddressError: The address is not one of this scheme.
+            OSError: Nobody answers there, or it isn't who `peer` says.
+        """
+
+    @abstractmethod
+    async def listen(
+        self,
+        address: str,
+        protocol_factory: Callable[[Slot], asyncio.BaseProtocol],
+        *,
+        gate: Gate,
+        identity: Identity | None,
+    ) -> Listener:
+        """Listen on `address`; make a protocol for each arrival, which has its `Slot` in `gate`.
+
+        Raises:
+            AddressError: The address is not one of this scheme, or can't be bound.
+            ConfigurationError: The transport needs an identity and there is none.
+        """
+
+    def vet(self, transport: asyncio.BaseTransport, peer: Peer | None) -> bytes:
+        """Look at the far end before a byte of ours is sent; called when the connection is made.
+
+        Args:
+            transport: What `connect` or `listen` made.
+            peer: Who it should be; None on the listening side.
+
+        Returns:
+            SHA-256 of the certificate the far end showed, or b"" where there is none.
+
+        Raises:
+            ConnectionError: It is somebody else, or speaks something else.
+        """
+        return b""
+
+
+class Listener(ABC):
+    """A place where a controller listens.
+
+    Attributes:
+        address: Where, as one would dial it; the port is the real one.
+        fingerprint: SHA-256 of the certificate it shows, or b"".
+    """
+
+    address: str
+    fingerprint: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.address}>"
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop listening; connections that were made stay. Safe to call twice."""
+
+
+class Slot:
+    """A place before the gate, held from a connection's first moment until it has proved itself.
+
+    Attributes:
+        source: Where the connection comes from; one source holds a few places at most.
+        evict: Ends the connection; the transport sets it.
+    """
+
+    __slots__ = ("_gate", "_timer", "evict", "source")
+
+    def __init__(self, gate: Gate, source: str, evict: Callable[[], object]) -> None:
+        self.source = source
+        self.evict = evict
+        self._gate = gate
+        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE, self.expire)
+
+    def __repr__(self) -> str:
+        return f"<Slot of {self.source}>"
+
+    def expire(self) -> None:
+        """End the connection: its time is over, or its place is wanted."""
+        self.leave()
+        self.evict()
+
+    def leave(self) -> None:
+        """Free the place. Safe to call twice."""
+        self._timer.cancel()
+        self._gate.free(self)
+
+
+class Gate:
+    """The places for connections that have not proved themselves yet.
+
+    When all are taken, the one that has waited longest goes: an honest peer needs milliseconds.
+
+    Args:
+        slots: How many at once.
+        per_source: How many from one source.
+    """
+
+    def __init__(self, slots: int = 64, per_source: int = 16) -> None:
+        self._slots = slots
+        self._per_source = per_source
+        self._taken: OrderedDict[Slot, None] = OrderedDict()
+        self._evicted = 0
+
+    def __repr__(self) -> str:
+        return f"<Gate {len(self._taken)} of {self._slots} slots taken, {self._evicted} evicted>"
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def enter(self, source: str, evict: Callable[[], object], *, trusted: bool = False) -> Slot:
+        """Take a place, from whoever has waited longest if need be; a trusted source may take all of them."""
+        if len(self._taken) >= self._slots:
+            self._evict(next(iter(self._taken)))
+        elif not trusted:
+            same = [slot for slot in self._taken if slot.source == source]
+            if len(same) >= self._per_source:
+                self._evict(same[0])
+        slot = Slot(self, source, evict)
+        self._taken[slot] = None
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        """Give a place back."""
+        self._taken.pop(slot, None)
+
+    def close(self) -> None:
+        """Send everybody away who still waits."""
+        for slot in tuple(self._taken):
+            slot.expire()
+
+    def _evict(self, slot: Slot) -> None:
+        self._evicted += 1
+        slot.expire()
+
+
+class SocketListener(Listener):
+    """An accept loop over a listening socket, so that what happens before the handshake can be bounded.
+
+    Args:
+        listening: The socket, bound and listening.
+        address: How one dials it.
+        arrived: Called with each accepted socket; returns the source's name, or None to turn it away.
+        adopt: Coroutine function that makes the asyncio transport and protocol of an accepted socket.
+        gate: Where arrivals wait.
+        trusted: Whether one source may take all places of the gate.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        address: str,
+        *,
+        arrived: Callable[[socket.socket, Any], str | None],
+        adopt: Callable[[socket.socket, Slot], Any],
+        gate: Gate,
+        trusted: bool = False,
+    ) -> None:
+        self.address = address
+        self._socket = listening
+        self._arrived = arrived
+        self._adopt = adopt
+        self._gate = gate
+        self._trusted = trusted
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name=f"accept {address}")
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop listening; connections that were made stay. Safe to call twice."""
+        self._accepting.cancel()
+        for task in tuple(self._adopting):
+            task.cancel()
+        await asyncio.gather(self._accepting, *self._adopting, return_exceptions=True)
+        self._socket.close()
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, name = await loop.sock_accept(self._socket)
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED):
+                    raise
+                logger.warning("%s: can't accept a connection: %s", self.address, error)
+                await asyncio.sleep(0.1)
+                continue
+            accepted.setblocking(False)
+            source = self._arrived(accepted, name)
+            if source is None:
+                accepted.close()
+                continue
+            task = loop.create_task(self._take(accepted, source))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
+    async def _take(self, accepted: socket.socket, source: str) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        slot = self._gate.enter(source, task.cancel, trusted=self._trusted)
+        try:
+            transport, _ = await self._adopt(accepted, slot)
+        except BaseException as error:
+            slot.leave()
+            with contextlib.suppress(OSError):
+                accepted.close()
+            if not isinstance(error, (OSError, asyncio.CancelledError)):
+                logger.debug("%s: %s did not get through: %r", self.address, source, error)
+            if isinstance(error, asyncio.CancelledError) or not isinstance(error, Exception):
+                raise
+        else:
+            slot.evict = transport.abort
+
+
+def scheme_of(address: str) -> str:
+    """Return what stands before `://`.
+
+    Raises:
+        AddressError: Nothing does.
+    """
+    scheme, separator, _ = address.partition("://")
+    if not separator or not scheme:
+        known = ", ".join(f"{name}://" for name in plugins.names(plugins.TRANSPORTS))
+        raise AddressError(f"{address!r} is not an address: it begins with one of {known}")
+    return scheme
+
+
+def get(address: str) -> Transport:
+    """Return the transport for `address`, by its scheme.
+
+    Raises:
+        AddressError: No transport of that scheme is installed; the text says which are.
+    """
+    scheme = scheme_of(address)
+    try:
+        transport = plugins.load(plugins.TRANSPORTS, scheme, Transport)
+    except PluginError as error:
+        known = ", ".join(f"{name}://" for name in plugins.names(plugins.TRANSPORTS))
+        if scheme in plugins.names(plugins.TRANSPORTS):
+            raise
+        raise AddressError(f"no transport for {address!r}; known: {known}") from error
+    made: Transport = transport()
+    return made

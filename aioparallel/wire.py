@@ -1,0 +1,403 @@
+"""Frames to bytes and back: the one format of everything after the handshake. Sans-I/O.
+
+Every connection (client to controller, controller to engine host, host to kernel) carries frames. All
+numbers are little-endian:
+
+    offset  size  type  field
+         0     4  u32   length    of all that follows the head
+         4     1  u8    kind      what this is: `Kind`
+         5     1  u8    flags     `LAST`; other bits must be 0 and are reserved
+         6     2  u16   code      CALL: number of the operation; RESULT: `Status`; else 0
+         8     8  u64   id        which call or command; an answer bears the id of what it answers
+        16     2  u16   engine    which engine, or `NO_ENGINE`
+        18     2  u16   count     how many buffers the payload has
+        20     4  u32   header    length of the header in bytes
+        24     …        header    for whoever dispatches: JSON, a label, or `RESULT_META`
+         …  4·n   u32   table     lengths of the buffers; left out when there are fewer than two
+         …     …        buffers   the payload, opaque to everyone between the two ends
+
+A hop that forwards a frame writes a new head and passes the rest on as it came (`Frame.forward`). A frame
+up to `SMALL` bytes is kept as one `bytes`; in a larger one every buffer lands in a `bytearray` of its own,
+which is never copied again in this process.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from aioparallel.errors import MessageTooLarge, ProtocolError
+
+__all__ = [
+    "HEAD",
+    "LAST",
+    "NO_ENGINE",
+    "RESULT_META",
+    "SMALL",
+    "Buffer",
+    "Decoder",
+    "EngineCall",
+    "Frame",
+    "HostCall",
+    "KernelCall",
+    "Kind",
+    "Limits",
+    "Status",
+    "encode",
+    "size_of",
+]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+HEAD = struct.Struct("<IBBHQHHI")
+#: Header of a RESULT from a kernel: started (wall clock, seconds), running time (seconds), length of stdout;
+#: then the bytes of stdout, then those of stderr.
+RESULT_META = struct.Struct("<ddI")
+SMALL = 65536
+CHUNK = 262144
+NO_ENGINE = 0xFFFF
+#: Flag of the last RESULT that answers a CALL: with several targets each engine answers for itself.
+LAST = 1
+
+
+class Kind(enum.IntEnum):
+    """What a frame is."""
+
+    BEAT = 1  # either way: still here
+    CALL = 2  # do the operation `code`
+    COMMAND = 3  # controller -> host -> kernel: run this payload
+    RESULT = 4  # the answer to a CALL or a COMMAND
+    CANCEL = 5  # the CALL or COMMAND with this id is no longer wanted
+    NOTICE = 6  # something happened (JSON header); no answer
+    GOODBYE = 7  # the sender closes; the header says why, as JSON
+
+
+class Status(enum.IntEnum):
+    """How a CALL or COMMAND ended."""
+
+    OK = 0  # the payload is the packed value, or the header a JSON value
+    ERROR = 1  # user code raised; the payload is the packed error
+    FAULT = 2  # one of our own errors, as JSON in the header
+    CANCELLED = 3  # it was withdrawn before it ran
+
+
+class EngineCall(enum.IntEnum):
+    """What an engine host may ask of the controller."""
+
+    JOIN = 0  # header {"pid", "host", "python", ...}; answered with {"engine": id}
+
+
+class HostCall(enum.IntEnum):
+    """What the controller may ask of an engine host, naming the engine (`NO_ENGINE`: all of them)."""
+
+    INTERRUPT = 0  # KeyboardInterrupt in what runs
+    RESTART = 1  # a fresh kernel under the same id
+    STOP = 2  # end the engine
+
+
+class KernelCall(enum.IntEnum):
+    """What a host may ask of a kernel."""
+
+    SETUP = 0  # header {"engine": id, "path": [...]}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Every bound of the wire and of what waits for it, in bytes and seconds.
+
+    Attributes:
+        message: Largest frame, bytes.
+        header: Largest header in a frame, bytes.
+        outbox: Bytes that may wait for a slow reader before its producers are paused.
+        backlog: Bytes that one client may have queued before the controller stops reading from it.
+        output: Largest stdout, and stderr, of one command, bytes; more is left out in the middle.
+        beat: Seconds between signs of life.
+        suspect: Seconds of silence after which a peer is called suspect.
+        dead: Seconds of silence after which a peer is given up.
+        stuck: Seconds that a slow reader may take none of its outbox before it is disconnected.
+    """
+
+    message: int = 2**30
+    header: int = 2**26
+    outbox: int = 2**26
+    backlog: int = 2**30
+    output: int = 2**24
+    beat: float = 2.0
+    suspect: float = 6.0
+    dead: float = 10.0
+    stuck: float = 30.0
+
+
+class Frame:
+    """One frame as it arrived.
+
+    Attributes:
+        kind, flags, code, id, engine: As in the byte table.
+        body: What follows the head, in one piece (a small frame) or as header and table, then each buffer.
+    """
+
+    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind")
+
+    def __init__(
+        self, kind: int, flags: int, code: int, number: int, engine: int, count: int, header: int, body: list[Buffer]
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.code = code
+        self.id = number
+        self.engine = engine
+        self._count = count
+        self._header = header
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<Frame {Kind(self.kind).name} id={self.id} engine={self.engine} code={self.code} {self.size} bytes>"
+
+    @property
+    def size(self) -> int:
+        """Length of the body in bytes."""
+        return size_of(self.body)
+
+    @property
+    def header(self) -> bytes:
+        """The header's bytes."""
+        return bytes(memoryview(self.body[0])[: self._header]) if self._header else b""
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """The payload's buffers: those of a large frame writable and in place, those of a small one views."""
+        if len(self.body) > 1:
+            return self.body[1:]
+        whole = memoryview(self.body[0])
+        if self._count < 2:
+            return [whole[self._header :]] if self._count else []
+        start = self._header + 4 * self._count
+        buffers: list[Buffer] = []
+        for (length,) in struct.iter_unpack("<I", whole[self._header : start]):
+            buffers.append(whole[start : start + length])
+            start += length
+        return buffers
+
+    def json(self) -> Any:
+        """Return the header's JSON value.
+
+        Raises:
+            ProtocolError: It is not JSON.
+        """
+        try:
+            return json.loads(self.header)
+        except (ValueError, RecursionError):
+            raise ProtocolError("a header that is not JSON") from None
+
+    def forward(
+        self, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE
+    ) -> list[Buffer]:
+        """Return the same header and payload under a new head, as pieces to send."""
+        head = HEAD.pack(size_of(self.body), kind, flags, code, number, engine, self._count, self._header)
+        return [head, *self.body]
+
+
+def size_of(pieces: Iterable[Buffer]) -> int:
+    """Return the length of all pieces together, bytes (views must be of bytes)."""
+    return sum(map(len, pieces))
+
+
+def encode(
+    kind: int,
+    number: int = 0,
+    *,
+    code: int = 0,
+    flags: int = 0,
+    engine: int = NO_ENGINE,
+    header: bytes = b"",
+    buffers: Sequence[Buffer] = (),
+    limit: int = 2**32 - 1,
+) -> list[Buffer]:
+    """Return a frame as pieces to send one after the other; nothing large is copied.
+
+    Args:
+        kind: A `Kind`.
+        number: The frame's id.
+        code: Operation or status.
+        flags: `LAST` or 0.
+        engine: Which engine.
+        header: The header's bytes.
+        buffers: The payload; memory views must be contiguous views of bytes.
+        limit: Largest length of what follows the head, bytes.
+
+    Raises:
+        MessageTooLarge: The frame is above `limit`, or has more than 65535 buffers.
+    """
+    count = len(buffers)
+    if count == 1:
+        piece = buffers[0]
+        length = len(header) + len(piece)
+        if length <= limit:
+            head = HEAD.pack(length, kind, flags, code, number, engine, 1, len(header))
+            return [head, header, piece] if header else [head, piece]
+    length = len(header) + (4 * count if count > 1 else 0) + size_of(buffers)
+    if length > limit or count > 0xFFFF:
+        raise MessageTooLarge(
+            f"a message of {length:,} bytes in {count:,} buffers is above the limit of {limit:,} bytes and 65,535 "
+            "buffers; send it in parts (scatter, or several calls), or raise Limits.message on both sides"
+        )
+    pieces: list[Buffer] = [HEAD.pack(length, kind, flags, code, number, engine, count, len(header))]
+    if header:
+        pieces.append(header)
+    if count > 1:
+        pieces.append(struct.pack(f"<{count}I", *map(len, buffers)))
+    pieces += buffers
+    return pieces
+
+
+class Decoder:
+    """Bytes in, frames out.
+
+    Memory for what comes next is handed out (`get_buffer`), so that the buffers of a large frame are read
+    straight into their place. Rules: a head is checked before anything is allocated for it; after a
+    `ProtocolError` the decoder must not be fed again.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._chunk = bytearray(CHUNK)
+        self._view = memoryview(self._chunk)
+        self._filled = 0
+        # A large frame under way: its head, its pieces, and how much of the last piece is there.
+        self._head: tuple[int, ...] | None = None
+        self._pieces: list[Buffer] = []
+        self._sizes: list[int] = []
+        self._landed = 0
+
+    def __repr__(self) -> str:
+        return f"<Decoder {self._filled} bytes waiting{', large frame under way' if self._head else ''}>"
+
+    def get_buffer(self) -> memoryview:
+        """Return where the next bytes belong; never empty."""
+        if self._head is not None:
+            return memoryview(self._pieces[-1])[self._landed :]
+        return self._view[self._filled :]
+
+    def buffer_updated(self, count: int) -> list[Frame]:
+        """Take note that `count` bytes were put there; return the frames that are now whole.
+
+        Raises:
+            ProtocolError: What arrived is not a frame, or is above the limits.
+        """
+        frames: list[Frame] = []
+        if self._head is not None:
+            self._landed += count
+            self._advance(frames)
+        else:
+            self._filled += count
+            self._parse(frames)
+        return frames
+
+    def feed(self, data: Buffer) -> list[Frame]:
+        """Take bytes from anywhere; return the frames that are now whole.
+
+        Raises:
+            ProtocolError: What arrived is not a frame, or is above the limits.
+        """
+        frames: list[Frame] = []
+        rest = memoryview(data)
+        while rest:
+            target = self.get_buffer()
+            count = min(len(target), len(rest))
+            target[:count] = rest[:count]
+            rest = rest[count:]
+            frames += self.buffer_updated(count)
+        return frames
+
+    def _parse(self, frames: list[Frame]) -> None:
+        """Cut the chunk into small frames; begin a large one when its head is seen."""
+        position, filled, view = 0, self._filled, self._view
+        while filled - position >= 24:
+            head = HEAD.unpack_from(view, position)
+            length, kind, flags, code, number, engine, count, header = head
+            self._check(length, kind, flags, count, header)
+            if length > SMALL:
+                position += 24
+                taken = self._begin(head, position)
+                position += taken
+                self._advance(frames)
+                if self._head is not None:
+                    break
+                continue
+            end = position + 24 + length
+            if end > filled:
+                break
+            body = bytes(view[position + 24 : end])
+            if count > 1:
+                self._check_table(struct.unpack_from(f"<{count}I", body, header), length, header)
+            frames.append(Frame(kind, flags, code, number, engine, count, header, [body]))
+            position = end
+        rest = filled - position
+        if position and rest:
+            self._chunk[:rest] = self._chunk[position:filled]
+        self._filled = rest
+
+    def _check(self, length: int, kind: int, flags: int, count: int, header: int) -> None:
+        if not 1 <= kind <= 7 or flags & ~LAST:
+            raise ProtocolError(f"a frame of unknown kind {kind} or flags {flags:#x}")
+        if length > self._limits.message:
+            raise ProtocolError(f"a frame of {length:,} bytes; the limit is {self._limits.message:,}")
+        table = 4 * count if count > 1 else 0
+        if header > self._limits.header or header + table > length or (count == 0 and header != length):
+            raise ProtocolError(f"a frame of {length} bytes with a header of {header} and {count} buffers")
+
+    @staticmethod
+    def _check_table(sizes: Sequence[int], length: int, header: int) -> None:
+        if header + 4 * len(sizes) + sum(sizes) != length:
+            raise ProtocolError("the lengths of a frame's buffers don't add up to the frame's")
+
+    def _begin(self, head: tuple[int, ...], position: int) -> int:
+        """Begin a large frame; return how many bytes of the chunk it took."""
+        length, _, _, _, _, _, count, header = head
+        self._head = head
+        self._pieces, self._landed = [], 0
+        self._sizes = [header + (4 * count if count > 1 else 0)]
+        if count == 1:
+            self._sizes.append(length - header)
+        taken = 0
+        self._open_piece()
+        while self._head is not None:
+            target = memoryview(self._pieces[-1])[self._landed :]
+            count_here = min(len(target), self._filled - position - taken)
+            start = position + taken
+            target[:count_here] = self._view[start : start + count_here]
+            taken += count_here
+            self._landed += count_here
+            if self._landed < len(self._pieces[-1]) or not self._next_piece():
+                break
+        return taken
+
+    def _open_piece(self) -> None:
+        self._pieces.append(bytearray(self._sizes[len(self._pieces)]))
+        self._landed = 0
+
+    def _next_piece(self) -> bool:
+        """The last piece is whole: open the next one that has room; False when there is none."""
+        assert self._head is not None
+        length, _, _, _, _, _, count, header = self._head
+        while self._landed == len(self._pieces[-1]):
+            if len(self._pieces) == 1 and count > 1:
+                sizes = struct.unpack_from(f"<{count}I", self._pieces[0], header)
+                self._check_table(sizes, length, header)
+                self._sizes += sizes
+            if len(self._pieces) == len(self._sizes):
+                return False
+            self._open_piece()
+        return True
+
+    def _advance(self, frames: list[Frame]) -> None:
+        """Finish the large frame if all of it is there."""
+        if self._head is None or self._landed < len(self._pieces[-1]) or self._next_piece():
+            return
+        _, kind, flags, code, number, engine, count, header = self._head
+        frames.append(Frame(kind, flags, code, number, engine, count, header, self._pieces))
+        self._head, self._pieces = None, []
