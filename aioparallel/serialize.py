@@ -1,0 +1,458 @@
+"""Objects to buffers and back (the one module that imports pickle and cloudpickle).
+
+`pack` gives a list of buffers: first a pickle (protocol 5), then what need not be copied into it: arrays and other
+contiguous buffers from 16 KiB, `bytes` and `bytearray` from 64 KiB. `unpack` takes the like.
+
+Functions and classes travel as their import path where there is one. Others are captured: a function that leads only
+to what can't change is described by plain values (`capture`), which costs a few microseconds; for everything else the
+whole object goes through cloudpickle in one go, so that what is shared inside it stays shared. Captured code is tied to
+the version of Python that compiled it; another one refuses it in words, before it touches it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import marshal
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import islice
+from types import CodeType, FunctionType, WrapperDescriptorType
+from typing import Any, TypeAlias
+
+from aioparallel.capture import PYTHON, Codec, Description, Template, describe, importable
+from aioparallel.errors import DeserializationError, RemoteError, SerializationError
+
+__all__ = ["Buffer", "pack", "pack_error", "unpack", "unpack_error"]
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+OUT_OF_BAND = 16 * 1024
+IDLE_PICKLERS = 4
+SEARCH_DEPTH = 24
+SEARCH_TRIES = 2000
+LONGEST_TEXT = 256 * 1024
+
+
+class _NeedsCapture(Exception):
+    """Not an error: plain pickle would send this thing by a name that means nothing elsewhere."""
+
+
+class _Parts:
+    """What a pickler writes to: every piece as it is, in order, with the buffers that stay out of the stream."""
+
+    __slots__ = ("pieces", "write")
+
+    def __init__(self) -> None:
+        self.pieces: list[Any] = []
+        self.write = self.pieces.append
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer out of the stream; return True for one so small that it goes along in it."""
+        if memoryview(buffer).nbytes < OUT_OF_BAND:
+            return True
+        self.write(buffer)
+        return False
+
+
+class _Packer(pickle.Pickler):
+    """Plain pickle in C, except for functions and classes without an import path."""
+
+    def __init__(self) -> None:
+        self.parts = _Parts()
+        self.captured: list[Description] = []
+        super().__init__(self.parts, 5, buffer_callback=self.parts.keep)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Capture a function without an import path; refuse what only cloudpickle can do."""
+        kind = type(obj)
+        if kind is FunctionType:
+            if obj is _make or importable(obj):
+                return NotImplemented
+            description = describe(obj, _CODEC)
+            if description is None:
+                raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
+            # Two that have a function in common must arrive having it in common.
+            if self.captured and any(not known.members.isdisjoint(description.members) for known in self.captured):
+                raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
+            self.captured.append(description)
+            return _make, (description.blob,)
+        if (kind is type or issubclass(kind, type)) and obj.__module__ != "builtins" and not importable(obj):
+            raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
+        return NotImplemented
+
+
+_idle: list[_Packer] = []
+
+
+_CODEC = Codec(functools.partial(pickle.dumps, protocol=5), pickle.loads, marshal.dumps, marshal.loads)
+
+
+def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
+    """Turn an object into buffers that `unpack` takes.
+
+    Buffers after the first may be views of memory that belongs to `obj`: change nothing there until they are sent.
+
+    Args:
+        obj: What to pack.
+        name: What to call it in an error; or one name for each of its items, if it is a tuple.
+
+    Raises:
+        SerializationError: It, or something in it, can't be sent; the text names the path to it.
+    """
+    packer = _idle.pop() if _idle else _Packer()
+    parts = packer.parts.pieces
+    try:
+        packer.dump(obj)
+    except Exception as error:
+        return _pack_whole(obj, name, error)
+    buffers = parts[:] if len(parts) == 1 else _assemble(parts)
+    if len(_idle) < IDLE_PICKLERS and len(parts) == 1:
+        packer.clear_memo()
+        packer.captured.clear()
+        parts.clear()
+        _idle.append(packer)
+    return buffers
+
+
+def unpack(buffers: Sequence[Buffer]) -> Any:
+    """Rebuild what `pack` packed; arrays and bytearrays use the buffers' own memory where it is writable.
+
+    Raises:
+        DeserializationError: It can't be rebuilt here; the text holds the original reason.
+        SerializationError: It holds code captured by another version of Python.
+    """
+    try:
+        if len(buffers) == 1:
+            return pickle.loads(buffers[0])
+        first, *others = buffers
+        return pickle.loads(first, buffers=map(_writable, others))
+    except (SerializationError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        # Also SystemExit and its like: what arrives must not end the program it arrives in.
+        raise DeserializationError(f"cannot rebuild what arrived: {type(error).__name__}: {_text(error)}") from error
+
+
+def _writable(buffer: Buffer) -> Buffer:
+    return bytearray(buffer) if type(buffer) is bytes or memoryview(buffer).readonly else buffer
+
+
+# What stands in the stream instead of large `bytes` (66 is BINBYTES, 142 BINBYTES8) and `bytearray` (150, BYTEARRAY8):
+# a call with the next buffer as its argument. MEMOIZE follows and fits, for the result is on top of the stack as well.
+_CALL = {
+    66: b"cbuiltins\nbytes\n\x97\x85R",
+    142: b"cbuiltins\nbytes\n\x97\x85R",
+    150: b"caioparallel.serialize\n_bytearray\n\x97\x85R",
+}
+
+
+def _bytearray(buffer: Buffer) -> bytearray:
+    return buffer if type(buffer) is bytearray else bytearray(buffer)
+
+
+def _assemble(parts: list[Any], prefix: bytes = b"") -> list[Buffer]:
+    """Join the stream's pieces, and move large bytes out of it instead of copying them into it.
+
+    The C pickler writes bytes from 64 KiB as a piece of their own, the original object. The piece before ends with the
+    opcode and length, outside any frame; without such bytes a piece has at most 3 bytes outside its frame. So it is
+    certain which is which.
+    """
+    stream: list[Buffer] = []
+    buffers: list[Buffer] = []
+    opcode = 0
+    for part in parts:
+        if type(part) is pickle.PickleBuffer:
+            buffers.append(part.raw())
+            continue
+        if opcode:
+            if opcode in _CALL:
+                # A bytearray is copied once, here, for its owner may change its size while it is on its way.
+                buffers.append(bytes(part))
+                header = stream.pop()
+                stream += (memoryview(header)[: -5 if opcode == 66 else -9], _CALL[opcode])
+            else:
+                stream.append(part)
+            opcode = 0
+            continue
+        start = 0 if stream else 2
+        framed = part[start : start + 1] == b"\x95"
+        outside = len(part) - start - (9 + int.from_bytes(part[start + 1 : start + 9], "little") if framed else 0)
+        opcode = 0 if outside < 5 else part[-9 if outside >= 9 else -5]
+        stream.append(part)
+    return [b"".join((prefix, *stream)), *buffers]
+
+
+# --- captured code --------------------------------------------------------------------------------------------------
+
+
+def _make(blob: bytes) -> FunctionType:
+    return _template(blob).make()
+
+
+@functools.lru_cache(256)
+def _template(blob: bytes) -> Template:
+    _require_python(blob[0], blob[1])
+    return Template(blob, _CODEC)
+
+
+def _require_python(major: int, minor: int) -> None:
+    if (major, minor) != PYTHON:
+        raise SerializationError(
+            f"cannot rebuild a function or class captured by Python {major}.{minor} in Python {PYTHON[0]}.{PYTHON[1]}: "
+            "put it in a module that both can import"
+        )
+
+
+@functools.cache
+def _capturer() -> Any:
+    """Return cloudpickle's pickler, made to notice when it captures code; imported when first needed.
+
+    Raises:
+        ImportError: cloudpickle is not installed.
+    """
+    import cloudpickle
+
+    class Capturer(cloudpickle.Pickler):  # type: ignore[misc]
+        tied = False
+
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = super().reducer_override(obj)
+            # Six items: made empty, then given its state, as captured functions and classes are.
+            if type(obj) is CodeType or (reduced is not NotImplemented and len(reduced) == 6):
+                self.tied = True
+            return reduced
+
+    return Capturer
+
+
+def _capture(obj: Any, error: Exception) -> list[Buffer]:
+    """Pack with everything captured what failed with `error` without."""
+    if isinstance(error, RecursionError):
+        raise error
+    try:
+        capturer_class = _capturer()
+    except ImportError:
+        if isinstance(error, _NeedsCapture):
+            advice = "put it in a module that both sides can import, or pip install cloudpickle"
+            raise _NeedsCapture(f"{error}: {advice}") from None
+        raise error from None
+    parts = _Parts()
+    capturer = capturer_class(parts, 5, buffer_callback=parts.keep)
+    capturer.dump(obj)
+    # Code runs or crashes before anyone can look at it, so its version is checked by the very first opcodes.
+    check = b"\x80\x05caioparallel.serialize\n_require_python\nK%cK%c\x86R0" % PYTHON if capturer.tied else b""
+    return _assemble(parts.pieces, check)
+
+
+def _called(obj: Any) -> str:
+    kind = "function" if isinstance(obj, FunctionType) else "class"
+    return f"{kind} {obj.__qualname__!r} of {obj.__module__}"
+
+
+# --- what to say of an object that can't be sent --------------------------------------------------------------------
+
+
+def _pack_whole(obj: Any, name: str | Sequence[str], error: Exception) -> list[Buffer]:
+    """Pack with cloudpickle what plain pickle can't, or say which part of it nobody can."""
+    try:
+        return _capture(obj, error)
+    except Exception as reason:
+        path, text = _culprit(obj, name, reason)
+        raise SerializationError(f"cannot send {path}: {text}") from reason
+
+
+def _refusal(obj: Any) -> Exception | None:
+    """Return why an object can't be packed, or None if it can."""
+    try:
+        _Packer().dump(obj)
+    except Exception as error:
+        try:
+            _capture(obj, error)
+        except Exception as reason:
+            return reason
+    return None
+
+
+def _culprit(obj: Any, name: str | Sequence[str], reason: Exception) -> tuple[str, str]:
+    """Return the path to the innermost thing in `obj` that can't be packed, and why."""
+    path = name if isinstance(name, str) else "value"
+    if isinstance(reason, RecursionError) or isinstance(reason.__cause__, RecursionError):
+        return path, "it is nested too deeply"
+    children = _children(obj, path) if isinstance(name, str) else zip(name, obj, strict=False)
+    tries = SEARCH_TRIES
+    seen: set[int] = set()
+    for _ in range(SEARCH_DEPTH):
+        found = None
+        with suppress(Exception):  # whatever an odd object raises while we look into it
+            for label, child in islice(children, tries):
+                tries -= 1
+                if id(child) in seen:
+                    continue
+                seen.add(id(child))
+                refusal = _refusal(child)
+                if refusal is not None:
+                    found, path, reason = child, label, refusal
+                    break
+        if found is None:
+            break
+        children = _children(found, path)
+    return path, _text(reason) or type(reason).__name__
+
+
+def _children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Go through what an object holds, each with a path for people."""
+    if isinstance(obj, dict):
+        yield from ((f"{path}[{_short(key)}]", value) for key, value in obj.items())
+        yield from ((f"key {_short(key)} of {path}", key) for key in obj)
+    elif isinstance(obj, list | tuple):
+        yield from ((f"{path}[{number}]", value) for number, value in enumerate(obj))
+    elif isinstance(obj, set | frozenset):
+        yield from ((f"item {_short(value)} of {path}", value) for value in obj)
+    elif isinstance(obj, functools.partial):
+        yield from ((f"{path}.func", obj.func), (f"{path}.args", obj.args), (f"{path}.keywords", obj.keywords))
+    elif isinstance(obj, FunctionType):
+        for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
+            with suppress(ValueError):  # an empty cell
+                yield f"variable {variable!r} of {path}", cell.cell_contents
+        for variable in obj.__code__.co_names:
+            if variable in obj.__globals__:
+                yield f"global {variable!r} of {path}", obj.__globals__[variable]
+        yield from ((f"a default of {path}", value) for value in obj.__defaults__ or ())
+    elif not isinstance(obj, type):
+        yield from ((f"{path}.{attribute}", value) for attribute, value in getattr(obj, "__dict__", {}).items())
+        for owner in type(obj).__mro__:
+            slots = owner.__dict__.get("__slots__", ())
+            for attribute in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(obj, attribute):
+                    yield f"{path}.{attribute}", getattr(obj, attribute)
+
+
+def _short(obj: Any) -> str:
+    text = repr(obj)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:LONGEST_TEXT]
+    except BaseException:
+        return f"<{type(error).__name__} whose text can't be had>"
+
+
+# --- exceptions -----------------------------------------------------------------------------------------------------
+
+
+def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Buffer]:
+    """Turn an exception into buffers for `unpack_error`: a description in JSON, and itself if it can be sent.
+
+    Whatever the exception's own methods do, this raises nothing.
+
+    Args:
+        error: What was raised.
+        engine_id: Where.
+    """
+    kind = type(error)
+    notes = error.__dict__.get("__notes__")
+    description = {
+        "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
+        "text": _text(error),
+        "traceback": _traceback_text(error),
+        "notes": [note for note in notes if type(note) is str] if type(notes) is list else [],
+        "engine": engine_id,
+    }
+    buffers: list[Buffer] = [json.dumps(description).encode()]
+    if _can_be_raised(kind):
+        with suppress(BaseException):
+            buffers += pack(_taken_apart(error))
+    return buffers
+
+
+def unpack_error(buffers: Sequence[Buffer]) -> Exception:
+    """Return the exception that `pack_error` packed, with the remote traceback as a note and `engine_id` on it.
+
+    It is the original, of its original class, if that can be rebuilt here; else a `RemoteError`. Whatever arrives, this
+    raises nothing.
+    """
+    described: dict[str, Any] = {}
+    with suppress(BaseException):
+        described = dict(json.loads(bytes(buffers[0])))
+    traceback_text = str(described.get("traceback", ""))
+    engine_id = described.get("engine")
+    error: Exception | None = None
+    if len(buffers) > 1:
+        with suppress(BaseException):
+            error = _rebuild(*unpack(buffers[1:]))
+    if error is None:
+        error = RemoteError(str(described.get("type")), str(described.get("text", "")), traceback_text, engine_id)
+        with suppress(TypeError):
+            for note in described.get("notes", ()):
+                error.add_note(str(note))
+    with suppress(BaseException):
+        error.engine_id = engine_id  # type: ignore[attr-defined]
+    if traceback_text:
+        with suppress(BaseException):
+            where = "on an engine" if engine_id is None else f"on engine {engine_id}"
+            BaseException.add_note(error, f"The traceback {where}:\n{traceback_text}")
+    return error
+
+
+def _can_be_raised(kind: type) -> bool:
+    """Return whether a client may see this class as itself: none that ends a program, a thread or an iteration."""
+    return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
+
+
+def _taken_apart(error: BaseException) -> tuple[Any, ...]:
+    """Return what `_rebuild` takes: class, arguments, attributes; or the exception, if it has a way of its own."""
+    kind = type(error)
+    if kind.__reduce__ is not BaseException.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
+        return (error,)
+    args: tuple[Any, ...] = error.args
+    if isinstance(error, BaseExceptionGroup):
+        args = error.message, [_taken_apart(each) for each in error.exceptions]
+    return kind, args, error.__dict__
+
+
+def _rebuild(kind: Any, args: Any = None, state: Any = None) -> Exception | None:
+    """Make an exception from its class, arguments and attributes, or take one that rebuilt itself."""
+    if args is None:
+        return kind if _can_be_raised(type(kind)) else None
+    if issubclass(kind, BaseExceptionGroup):
+        args = args[0], [_rebuild(*each) for each in args[1]]
+    error = kind.__new__(kind, *args)
+    # Its own __init__ often takes other arguments than it passed on. The one in C below it takes these.
+    for owner in kind.__mro__:
+        if isinstance(owner.__dict__.get("__init__"), WrapperDescriptorType):
+            owner.__dict__["__init__"](error, *args)
+            break
+    error.args = args
+    error.__setstate__(state)
+    return error if _can_be_raised(type(error)) else None
+
+
+_OURS = (os.path.join(os.path.dirname(__file__), ""), os.path.join(os.path.dirname(os.__file__), "asyncio", ""))
+
+
+def _traceback_text(error: BaseException) -> str:
+    """Format a traceback from the first frame that is the user's."""
+    try:
+        import traceback
+
+        formatted = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        _trim(formatted)
+        return "".join(formatted.format())[-LONGEST_TEXT:].rstrip("\n")
+    except BaseException:
+        return ""
+
+
+def _trim(formatted: Any) -> None:
+    """Remove the frames by which we came to the user's, here and in what is chained to it."""
+    pending = [formatted]
+    for entry in pending:
+        ours = 0
+        while ours < len(entry.stack) and entry.stack[ours].filename.startswith(_OURS):
+            ours += 1
+        del entry.stack[:ours]
+        pending += filter(None, (entry.__cause__, entry.__context__, *(entry.exceptions or ())))
