@@ -1,0 +1,341 @@
+"""Listens, checks, keeps the engines, hosts the interfaces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from aioparallel import plugins, transports
+from aioparallel.authority import ControllerState
+from aioparallel.capability import Capability, Grant
+from aioparallel.connection import Connection
+from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError
+from aioparallel.events import ClientJoined, ClientLeft, Monitor, PeerRefused
+from aioparallel.handshake import ServerHandshake
+from aioparallel.interface import ClientProxy, Interface, operations
+from aioparallel.queues import FifoQueue, Queue
+from aioparallel.session import Handshake
+from aioparallel.source import SYSTEM, Source
+from aioparallel.transports import Gate, Listener, Slot
+from aioparallel.wire import Frame, Limits
+
+__all__ = ["Controller"]
+
+logger = logging.getLogger(__name__)
+
+ENGINE = "engine"
+
+
+class Controller:
+    """The one who listens. Use it as `async with Controller() as controller`, or close it with `aclose`.
+
+    It takes no signal, configures no log, opens no socket that it is not asked for, and never unpickles.
+
+    Args:
+        state: Identity, capabilities and epoch, kept across restarts; None: in memory only.
+        cluster: What the cluster is called.
+        limits: The bounds.
+        source: Where random bytes and the wall clock come from.
+        queue: Makes the queue of an engine.
+
+    Attributes:
+        limits: The bounds.
+        monitor: Who is told what happened.
+        engines: The engines by id, ascending.
+    """
+
+    def __init__(
+        self,
+        state: ControllerState | None = None,
+        *,
+        cluster: str = "default",
+        limits: Limits | None = None,
+        source: Source = SYSTEM,
+        queue: type[Queue] = FifoQueue,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.monitor = Monitor()
+        self._state = state or ControllerState.in_memory(source)
+        self._cluster = cluster
+        self._source = source
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._roster = Roster(self.monitor, queue=queue, on_join=self._engine_joined, on_leave=self._engine_left)
+        self._interfaces: dict[str, Interface] = {}
+        self._clients: dict[ClientProxy, Connection] = {}
+        self._links: set[EngineLink] = set()
+        self._connections: set[Connection] = set()
+        self._gate = Gate()
+        self._listeners: list[Listener] = []
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._closing = False
+
+    def __repr__(self) -> str:
+        return f"<Controller of {self._cluster!r}: {len(self.engines)} engines, {len(self._clients)} clients>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # What an interface sees (Host)
+
+    @property
+    def engines(self) -> Mapping[int, Engine]:
+        """The engines by id, ascending."""
+        return self._roster.engines
+
+    def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
+        """Run `work`; the task is kept, its failure is logged, and it is cancelled when the controller closes."""
+        task = self._loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def status(self) -> dict[str, Any]:
+        """Return what a person would ask, as plain values (`MonitorClient.status` says which)."""
+        return {
+            "cluster": self._cluster,
+            "controller": self._state.controller_id,
+            "pid": os.getpid(),
+            "epoch": self._state.epoch,
+            "seconds": self._loop.time() - self._started,
+            "addresses": self.addresses,
+            "interfaces": sorted(self._interfaces),
+            "clients": Counter(client.grant.interface for client in self._clients),
+            "engines": [engine.status() for engine in self.engines.values()],
+        }
+
+    def shut_down(self) -> None:
+        """Ask for the end, in good order; `wait_closed` returns when it has come."""
+        self._loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    # What an application does
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens."""
+        return [listener.address for listener in self._listeners]
+
+    async def add(self, interface: str | type[Interface] | Interface) -> Interface:
+        """Host an interface: a name found by its entry point, a class, or an instance.
+
+        Raises:
+            PluginError: It is not an interface, its name is taken, or it can't start; the text names it.
+        """
+        if isinstance(interface, str):
+            interface = plugins.load(plugins.INTERFACES, interface, Interface)
+        made = interface() if isinstance(interface, type) else interface
+        name = getattr(made, "name", None)
+        if not isinstance(made, Interface) or not isinstance(name, str) or not name.isidentifier():
+            raise PluginError(f"{made!r} is not an interface with a name (an identifier)")
+        if name in self._interfaces or name == ENGINE:
+            raise PluginError(f"an interface named {name!r} is here already")
+        made.host = self
+        try:
+            await made.start()
+        except Exception as error:
+            raise PluginError(f"interface {name!r} can't start: {type(error).__name__}: {error}") from error
+        self._interfaces[name] = made
+        for engine in self.engines.values():
+            made.engine_joined(engine)
+        return made
+
+    async def listen(self, address: str) -> str:
+        """Listen on `address` too; return it with the real port.
+
+        Raises:
+            AddressError: No transport knows the address, or it can't be bound.
+            ConfigurationError: TLS was asked for and no certificate can be made.
+        """
+        transport = transports.get(address)
+        identity = self._state.identity() if transport.needs_identity else None
+        listener = await transport.listen(
+            address,
+            lambda slot: self._arrival(transport, slot, identity.fingerprint if identity else b""),
+            gate=self._gate,
+            identity=identity,
+        )
+        self._listeners.append(listener)
+        logger.info("listening on %s", listener.address)
+        return listener.address
+
+    def capability(self, interface: str, *, addresses: tuple[str, ...] | None = None) -> Capability:
+        """Return the standing capability of a hosted interface, or of "engine".
+
+        Args:
+            interface: Which.
+            addresses: How its holder reaches us; None: where we listen.
+
+        Raises:
+            ConfigurationError: No interface of that name is hosted.
+        """
+        if interface != ENGINE and interface not in self._interfaces:
+            hosted = ", ".join([ENGINE, *sorted(self._interfaces)])
+            raise ConfigurationError(f"no interface {interface!r} here; there are {hosted}")
+        return self._state.capability(
+            interface, cluster=self._cluster, addresses=tuple(self.addresses) if addresses is None else addresses
+        )
+
+    async def wait_closed(self) -> None:
+        """Wait until somebody asks for the end, then close."""
+        await asyncio.shield(self._ended)
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Say goodbye to everybody, stop the interfaces, close. Safe to call twice."""
+        if self._closing:
+            return
+        self._closing = True
+        self._end()
+        for listener in self._listeners:
+            await listener.aclose()
+        self._gate.close()
+        for connection in tuple(self._connections):
+            connection.goodbye(ConnectionLost("the controller has ended"))
+        for interface in self._interfaces.values():
+            try:
+                await interface.stop()
+            except Exception:
+                logger.exception("interface %r failed to stop", interface.name)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Every connection closes within its own deadline.
+        while self._connections:
+            await self._one_less()
+        self._state.close()
+
+    async def _one_less(self) -> None:
+        self._left: asyncio.Future[None] = self._loop.create_future()
+        await self._left
+
+    # Who comes and goes
+
+    def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
+        """Make the protocol of a connection that somebody opened."""
+        owner: list[EngineLink | ClientProxy] = []
+
+        def make_handshake(made: asyncio.BaseTransport) -> Handshake:
+            transport.vet(made, None)
+            return ServerHandshake(
+                self._state.authority.lookup,
+                controller_id=self._state.controller_id,
+                interfaces=[ENGINE, *self._interfaces],
+                fingerprint=fingerprint,
+                nonce=self._source.token(32),
+                now=self._source.wall(),
+                welcome=self._welcome,
+            )
+
+        def opened(connection: Connection) -> None:
+            slot.leave()
+            owner.append(self._admit(connection))
+
+        def lost(error: BaseException | None) -> None:
+            slot.leave()
+            self._connections.discard(connection)
+            if owner:
+                self._leave(owner[0], error)
+            elif isinstance(error, HandshakeError):
+                logger.info("%s was refused: %s", slot.source, error)
+                self.monitor.publish(PeerRefused(slot.source, str(error)))
+            if not self._connections and hasattr(self, "_left") and not self._left.done():
+                self._left.set_result(None)
+
+        def receive(frames: list[Frame]) -> None:
+            owner[0].receive(frames)
+
+        connection = Connection(
+            make_handshake,
+            greeting=lambda handshake: handshake.hello(),
+            limits=self.limits,
+            on_open=opened,
+            on_frames=receive,
+            on_lost=lost,
+        )
+        self._connections.add(connection)
+        return connection
+
+    def _welcome(self, grant: Grant, body: dict[str, Any]) -> dict[str, Any]:
+        """What a peer whose proof is right is told."""
+        interface = self._interfaces.get(grant.interface)
+        return {
+            "session": self._source.token(8).hex(),
+            "epoch": self._state.epoch,
+            "ops": list(operations(type(interface))) if interface else [],
+            "limits": {"message": self.limits.message},
+            "heartbeat": {"beat": self.limits.beat, "dead": self.limits.dead},
+            "expires": grant.expires,
+        }
+
+    def _admit(self, connection: Connection) -> EngineLink | ClientProxy:
+        handshake = connection.session.handshake
+        assert isinstance(handshake, ServerHandshake)
+        grant, python = handshake.grant, str(handshake.body.get("python", ""))
+        if grant.interface == ENGINE:
+            link = EngineLink(connection, self._roster, python)
+            self._links.add(link)
+            connection.on_silence = link.silent
+            return link
+        interface = self._interfaces[grant.interface]
+        client = ClientProxy(connection, interface, grant, self._source.token(4).hex(), python)
+        # A client may be stopped in a debugger, or hold its GIL for minutes; that it is gone, its socket says.
+        connection.mortal = False
+        connection.on_drained = self._pump
+        self._clients[client] = connection
+        self.monitor.publish(ClientJoined(interface.name, client.session))
+        client.notify({"joined": [[e.id, e.python] for e in self.engines.values() if client.allowed(e.id)]})
+        interface.client_joined(client)
+        return client
+
+    def _leave(self, owner: EngineLink | ClientProxy, error: BaseException | None) -> None:
+        if isinstance(owner, EngineLink):
+            self._links.discard(owner)
+            owner.lost(error)
+            return
+        self._clients.pop(owner, None)
+        owner.leave()
+        interface = self._interfaces[owner.grant.interface]
+        interface.client_left(owner)
+        reason = str(error) if error else "it closed the connection"
+        self.monitor.publish(ClientLeft(interface.name, owner.session, reason))
+
+    def _pump(self) -> None:
+        """A slow client has read: what waited for that may go on."""
+        for engine in self.engines.values():
+            engine.pump()
+
+    def _engine_joined(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.engine_joined(engine)
+        self._tell({"joined": [[engine.id, engine.python]]}, engine.id)
+
+    def _engine_left(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.engine_left(engine)
+        self._tell({"left": [engine.id]}, engine.id)
+
+    def _tell(self, notice: dict[str, Any], engine: int) -> None:
+        for client in self._clients:
+            if client.allowed(engine):
+                client.notify(notice)
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,347 @@
+"""The controller's side of its engines: a proxy and a queue each."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from aioparallel.connection import Connection
+from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain
+from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
+from aioparallel.queues import Command, FifoQueue, Queue
+from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Status, encode
+
+__all__ = ["Engine", "EngineLink", "Roster"]
+
+logger = logging.getLogger(__name__)
+
+#: Commands on their way to one engine at most; the scheduler keeps to less.
+IN_FLIGHT = 512
+
+
+class Engine:
+    """One engine as the controller knows it: its queue, and what is under way.
+
+    Attributes:
+        id: Its id.
+        host, pid, python: Where it runs, and what.
+        state: "idle", "running", "restarting" or "broken".
+    """
+
+    def __init__(self, number: int, link: EngineLink, about: dict[str, Any], queue: Queue) -> None:
+        self.id = number
+        self.host = str(about.get("host", ""))
+        self.pid = int(about.get("pid", 0))
+        self.python = str(about.get("python", ""))
+        self.kernel_state = ""
+        self.deaths = 0
+        self._link = link
+        self._queue = queue
+        self._next: Command | None = None
+        self._under_way: dict[int, Command] = {}
+        self._exclusive = False
+        self._since = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.id} {self.state}, {len(self._under_way)} under way, {self.queued} queued>"
+
+    @property
+    def state(self) -> str:
+        """What it is doing, in a word."""
+        return self.kernel_state or ("running" if self._under_way else "idle")
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait here."""
+        return len(self._queue) + (self._next is not None and not self._next.cancelled)
+
+    def put(self, command: Command) -> None:
+        """Queue a command; it is sent when the engine has room."""
+        self._queue.put(command)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send what may be sent now."""
+        while True:
+            command = self._next
+            if command is None or command.cancelled:
+                try:
+                    command = self._next = self._queue.pop()
+                except IndexError:
+                    self._next = None
+                    return
+            under_way = len(self._under_way)
+            if under_way and (command.exclusive or self._exclusive or under_way >= IN_FLIGHT):
+                return
+            client = getattr(command.owner, "client", None)
+            if client is not None and client.congested:
+                return
+            self._next = None
+            self._send(command)
+
+    def _send(self, command: Command) -> None:
+        number = next(self._link.numbers)
+        if not self._under_way:
+            self._since = self._loop.time()
+        self._under_way[number] = command
+        self._exclusive = command.exclusive
+        self._link.connection.send(command.payload.forward(Kind.COMMAND, number, engine=self.id))
+
+    def finished(self, frame: Frame) -> None:
+        """Take the answer to a command."""
+        command = self._under_way.pop(frame.id, None)
+        if command is None:
+            logger.debug("engine %d answered command %d, which nobody waits for", self.id, frame.id)
+            return
+        if self._under_way:
+            self._since = self._loop.time()
+        else:
+            self._exclusive = False
+        command.done(command, frame)
+        self.pump()
+
+    def cancel(self, command: Command) -> None:
+        """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
+        if command is self._next:
+            command.cancelled = True
+            self._next = None
+            self.pump()
+            return
+        for number, under_way in self._under_way.items():
+            if under_way is command:
+                self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
+                return
+        self._queue.cancel(command)
+
+    def clear(self, wanted: Callable[[Command], bool] | None = None) -> int:
+        """Fail what waits here with `QueueCleared`; return how many."""
+        waiting = self._waiting()
+        cleared = 0
+        for command in waiting:
+            if wanted is not None and not wanted(command):
+                self._queue.put(command)
+                continue
+            cleared += 1
+            command.done(command, QueueCleared(f"removed from the queue of engine {self.id} before it ran"))
+        self.pump()
+        return cleared
+
+    def _waiting(self) -> list[Command]:
+        """Take out all that waits."""
+        first = [self._next] if self._next is not None and not self._next.cancelled else []
+        self._next = None
+        return first + self._queue.clear()
+
+    def interrupt(self) -> asyncio.Future[Any]:
+        """Raise KeyboardInterrupt in what runs."""
+        return self._link.call(HostCall.INTERRUPT, self.id)
+
+    def restart(self) -> asyncio.Future[Any]:
+        """Start a fresh kernel under the same id."""
+        return self._link.call(HostCall.RESTART, self.id)
+
+    def stop(self) -> asyncio.Future[Any]:
+        """End the engine."""
+        return self._link.call(HostCall.STOP, self.id)
+
+    def lost(self, reason: str) -> None:
+        """Answer everything: the engine is gone."""
+        under_way, self._under_way = list(self._under_way.values()), {}
+        self._exclusive = False
+        for place, command in enumerate(under_way + self._waiting()):
+            running = place == 0 and bool(under_way)
+            command.done(command, EngineLost(reason, engine_id=self.id, running=running))
+
+    def pending(self) -> str:
+        """Return the label of what runs, or ""."""
+        for command in self._under_way.values():
+            return command.label.decode("utf-8", "replace") or "a command"
+        return ""
+
+    def queue_status(self) -> dict[str, Any]:
+        """Return what waits and what runs, by label."""
+        queued = [command.label.decode("utf-8", "replace") for command in self._peek()]
+        return {"id": self.id, "pending": self.pending() or None, "queue": queued}
+
+    def _peek(self) -> Iterator[Command]:
+        waiting = self._waiting()
+        for command in waiting:
+            self._queue.put(command)
+        yield from waiting[:100]
+
+    def status(self) -> dict[str, Any]:
+        """Return what a person would ask about it, as plain values."""
+        running = self._loop.time() - self._since if self._under_way else None
+        return {
+            "id": self.id,
+            "state": self.state,
+            "doing": self.pending() or None,
+            "seconds": running,
+            "queued": self.queued,
+            "under_way": len(self._under_way),
+            "host": self.host,
+            "pid": self.pid,
+            "python": self.python,
+            "deaths": self.deaths,
+        }
+
+
+class EngineLink:
+    """The connection of one engine host, which carries all of its engines."""
+
+    def __init__(self, connection: Connection, roster: Roster, python: str) -> None:
+        self.connection = connection
+        self.numbers = roster.numbers
+        self.engines: dict[int, Engine] = {}
+        self._roster = roster
+        self._python = python
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<EngineLink with engines {sorted(self.engines)}>"
+
+    def receive(self, frames: list[Frame]) -> None:
+        """Take what the host says."""
+        for frame in frames:
+            kind = frame.kind
+            if kind == Kind.RESULT:
+                engine = self.engines.get(frame.engine)
+                if frame.id in self._calls:
+                    self._answer(frame)
+                elif engine is not None:
+                    engine.finished(frame)
+            elif kind == Kind.CALL and frame.code == EngineCall.JOIN:
+                self._join(frame)
+            elif kind == Kind.NOTICE:
+                self._notice(frame)
+            elif kind not in (Kind.BEAT, Kind.GOODBYE):
+                raise ProtocolError(f"an engine host sent {frame!r}")
+
+    def call(self, operation: HostCall, engine: int = NO_ENGINE) -> asyncio.Future[Any]:
+        """Ask the host for something; the future ends when the host has answered or is gone."""
+        number = next(self.numbers)
+        future = self._calls[number] = asyncio.get_running_loop().create_future()
+        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
+        return future
+
+    def lost(self, error: BaseException | None) -> None:
+        """The host is gone, and its engines with it."""
+        reason = str(error) if error else "its host closed the connection"
+        for engine in list(self.engines.values()):
+            self._roster.leave(engine, f"engine {engine.id} is gone: {reason}")
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(EngineLost(f"the engine's host is gone: {reason}"))
+                future.exception()
+        self._calls.clear()
+
+    def silent(self, seconds: float) -> None:
+        """The host has been silent for long."""
+        for engine in self.engines.values():
+            self._roster.monitor.publish(EngineSuspect(engine.id, seconds))
+
+    def _answer(self, frame: Frame) -> None:
+        future = self._calls.pop(frame.id)
+        if future.done():
+            return
+        if frame.code == Status.OK:
+            future.set_result(frame.json() if frame.header else None)
+        else:
+            future.set_exception(from_plain(frame.json()))
+
+    def _join(self, frame: Frame) -> None:
+        about = frame.json()
+        if not isinstance(about, dict):
+            raise ProtocolError("JOIN without a JSON object")
+        engine = self._roster.join(self, {"python": self._python} | about)
+        header = json.dumps({"engine": engine.id}).encode()
+        self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
+        self._roster.announce(engine)
+
+    def _notice(self, frame: Frame) -> None:
+        notice = frame.json()
+        engine = self.engines.get(notice.get("engine", -1)) if isinstance(notice, dict) else None
+        if engine is None:
+            return
+        event, reason = notice.get("event"), str(notice.get("reason", ""))
+        if event == "kernel_died":
+            engine.kernel_state = "restarting"
+            engine.deaths += 1
+            self._roster.monitor.publish(KernelDied(engine.id, reason, str(notice.get("output", ""))))
+        elif event == "kernel_restarted":
+            engine.kernel_state = ""
+            engine.pid = int(notice.get("pid", 0))
+            self._roster.monitor.publish(KernelRestarted(engine.id, engine.pid))
+            engine.pump()
+        elif event == "kernel_broken":
+            engine.kernel_state = "broken"
+        elif event == "engine_left":
+            self._roster.leave(engine, f"engine {engine.id} is gone: {reason}")
+
+
+class Roster:
+    """All engines by id. The lowest free id goes to the next that joins."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        *,
+        queue: Callable[[], Queue] = FifoQueue,
+        on_join: Callable[[Engine], None],
+        on_leave: Callable[[Engine], None],
+    ) -> None:
+        self.monitor = monitor
+        self.numbers = itertools.count(1)
+        self.engines: dict[int, Engine] = {}
+        self._queue = queue
+        self._on_join = on_join
+        self._on_leave = on_leave
+        self._free: list[int] = []
+        self._used = 0
+
+    def __repr__(self) -> str:
+        return f"<Roster of {len(self.engines)} engines>"
+
+    def join(self, link: EngineLink, about: dict[str, Any]) -> Engine:
+        """Take an engine in.
+
+        Raises:
+            OperationError: There is no id left.
+        """
+        if self._free:
+            number = heapq.heappop(self._free)
+        elif self._used < NO_ENGINE:
+            number, self._used = self._used, self._used + 1
+        else:
+            raise OperationError("no more engines: every id is taken")
+        try:
+            engine = Engine(number, link, about, self._queue())
+        except (TypeError, ValueError):
+            heapq.heappush(self._free, number)
+            raise ProtocolError("JOIN with values of the wrong type") from None
+        self.engines[number] = link.engines[number] = engine
+        self.engines = dict(sorted(self.engines.items()))
+        return engine
+
+    def announce(self, engine: Engine) -> None:
+        """Tell everyone that an engine is ready."""
+        logger.info("engine %d joined: %s pid %d, Python %s", engine.id, engine.host, engine.pid, engine.python)
+        self.monitor.publish(EngineJoined(engine.id, engine.host, engine.pid))
+        self._on_join(engine)
+
+    def leave(self, engine: Engine, reason: str) -> None:
+        """Let an engine go: answer its commands, free its id, tell everyone."""
+        if self.engines.pop(engine.id, None) is None:
+            return
+        engine._link.engines.pop(engine.id, None)
+        heapq.heappush(self._free, engine.id)
+        logger.info("engine %d left: %s", engine.id, reason)
+        engine.lost(reason)
+        self.monitor.publish(EngineLeft(engine.id, reason))
+        self._on_leave(engine)

@@ -1,0 +1,1 @@
+"""The interfaces that come with aioparallel; the contract is in `aioparallel.interface`."""

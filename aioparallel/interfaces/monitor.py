@@ -1,0 +1,40 @@
+"""Monitor: look, and touch nothing."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from aioparallel.channel import Client
+from aioparallel.interface import Interface, remote
+
+__all__ = ["MonitorClient", "MonitorInterface"]
+
+
+class MonitorInterface(Interface):
+    """Says what the controller knows about itself, its engines and its clients."""
+
+    name = "monitor"
+
+    @remote
+    def status(self) -> dict[str, Any]:
+        """Return everything a person would ask, as plain values."""
+        return self.host.status()
+
+
+class MonitorClient(Client):
+    """The asyncio face."""
+
+    interface: ClassVar[str] = "monitor"
+
+    def status(self) -> Any:
+        """Return everything a person would ask about the cluster.
+
+        Returns:
+            A handle of a dict: "cluster", "controller", "pid", "epoch", "seconds" (running), "addresses",
+            "interfaces", "clients" (how many of each), and "engines": for each "id", "state", "doing" (the label of
+            what runs), "seconds" (for how long), "queued", "under_way", "host", "pid", "python", "deaths".
+        """
+        return self._operate("status")
+
+
+MonitorInterface.client = MonitorClient

@@ -1,0 +1,232 @@
+"""The blocking face's event loop: driven by whoever waits for it, and by a thread of ours while nobody does.
+
+A result that comes through another thread costs two more switches than one that the waiting thread fetches
+itself, and a switch costs more than all else in a short call. So the thread that waits runs the loop until
+its result is there. When no one has waited for `PATIENCE`, our thread takes the loop back, so that what was
+submitted leaves, beats are given and callbacks run.
+
+Rules: who holds `_driving` runs the loop, nobody else; our thread lets go when asked; one who can't have the
+loop waits for the future in the ordinary way, and whoever has it then hands it to our thread at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Collection, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from aioparallel.loops import new_event_loop
+
+__all__ = ["Portal", "portal"]
+
+T = TypeVar("T")
+Future = concurrent.futures.Future
+
+#: Seconds without anybody waiting after which our thread takes the loop.
+PATIENCE = 0.005
+
+
+class Portal:
+    """A private event loop for threads that block."""
+
+    def __init__(self) -> None:
+        self.loop = new_event_loop()
+        self._driving = threading.Lock()
+        self._driver = 0
+        self._resident = False
+        self._wanted = 0
+        self._drives = 0
+        self._followers = 0
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._attend, name="aioparallel", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<Portal {'closed' if self._closing else 'open'}>"
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for its value.
+
+        Raises:
+            RuntimeError: This is a callback of the loop, or the portal is closed.
+            BaseException: What the coroutine raises.
+        """
+        try:
+            self._check()
+        except RuntimeError:
+            work.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            self.wait([future])
+        except BaseException:
+            future.cancel()
+            raise
+        return future.result()
+
+    def wait(self, futures: Collection[Future[Any]], timeout: float | None = None) -> bool:
+        """Wait until one of the futures is done; False when it took longer than `timeout` seconds.
+
+        Raises:
+            RuntimeError: This is a callback of the loop: waiting here would be for ever.
+        """
+        if any(future.done() for future in futures):
+            return True
+        self._check()
+        if self._take():
+            try:
+                self._drive(futures, timeout)
+            finally:
+                self._release()
+        else:
+            with self._following():
+                concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
+        return any(future.done() for future in futures)
+
+    def close(self) -> None:
+        """End the thread and close the loop. Safe to call twice."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake.set()
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5.0)
+        if not self._thread.is_alive() and self._driving.acquire(timeout=1.0):
+            self.loop.close()
+
+    def _check(self) -> None:
+        if self._closing:
+            raise RuntimeError("aioparallel's event loop is closed")
+        if self._driver == threading.get_ident():
+            raise RuntimeError(
+                "a callback can't wait for a result: it runs in the loop that would bring it. Use add_done_callback, "
+                "or wait in another thread"
+            )
+
+    def _take(self) -> bool:
+        """Try to become the one who runs the loop."""
+        if asyncio._get_running_loop() is not None:
+            # Two loops can't run in one thread: a notebook's, say, and this one.
+            return False
+        if self._driving.acquire(blocking=False):
+            return True
+        if not self._resident:
+            return False
+        self._wanted += 1
+        try:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            return self._driving.acquire(timeout=0.1)
+        finally:
+            self._wanted -= 1
+
+    def _release(self) -> None:
+        self._drives += 1
+        self._driver = 0
+        self._driving.release()
+        if self._followers:
+            self._wake.set()
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        self._followers += 1
+        self._wake.set()
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    def _drive(self, futures: Collection[Future[Any]], timeout: float | None) -> None:
+        """Run the loop here until one of the futures is done."""
+        loop, here = self.loop, threading.get_ident()
+        self._driver = here
+
+        def stop(_: object = None) -> None:
+            if self._driver == threading.get_ident():
+                loop.stop()
+            else:
+                loop.call_soon_threadsafe(loop.stop)
+
+        for future in futures:
+            future.add_done_callback(stop)
+        deadline = None if timeout is None else loop.time() + timeout
+        timer = None if timeout is None else loop.call_later(max(timeout, 0), loop.stop)
+        with _interrupts_held(loop) as interrupted:
+            while not (interrupted or any(future.done() for future in futures)):
+                if deadline is not None and loop.time() >= deadline:
+                    break
+                loop.run_forever()
+        if timer is not None:
+            timer.cancel()
+        if interrupted:
+            raise KeyboardInterrupt
+
+    def _attend(self) -> None:
+        """Run the loop while nobody waits."""
+        while not self._closing:
+            with self._driving:
+                self._driver = threading.get_ident()
+                self._resident = True
+                while not self._wanted and not self._closing:
+                    self.loop.run_forever()
+                self._resident = False
+                self._driver = 0
+            self._rest()
+
+    def _rest(self) -> None:
+        """Wait until nobody has driven for a while, or until somebody can't."""
+        drives = -1
+        while not self._closing and (drives != self._drives or self._wanted) and not self._followers:
+            drives = self._drives
+            self._wake.clear()
+            self._wake.wait(PATIENCE)
+
+
+@contextlib.contextmanager
+def _interrupts_held(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
+    """Let Ctrl-C stop the loop between two callbacks, not in the middle of one, where it would lose frames.
+
+    Only where Ctrl-C would raise KeyboardInterrupt anyway: in the main thread, under Python's own handler.
+    """
+    interrupted: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        interrupted.append(number)
+        loop.call_soon_threadsafe(loop.stop)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_portals: dict[int, Portal] = {}
+_making = threading.Lock()
+
+
+def portal() -> Portal:
+    """Return this process's portal; a child made by fork gets its own."""
+    here = os.getpid()
+    found = _portals.get(here)
+    if found is None or found._closing:
+        with _making:
+            found = _portals.get(here)
+            if found is None or found._closing:
+                _portals.clear()
+                found = _portals[here] = Portal()
+                atexit.register(found.close)
+    return found

@@ -1,0 +1,136 @@
+"""What MultiEngine calls give back: ResultList, ExecuteResult, and how several engines' answers become one value."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from aioparallel.errors import CompositeError, EngineDied, from_plain
+from aioparallel.wire import RESULT_META, Frame, Status
+
+__all__ = ["ExecuteResult", "QueueStatusList", "ResultList", "collect", "outputs"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteResult:
+    """What one engine answers to `execute`.
+
+    Attributes:
+        id: The engine.
+        number: The input's number, from 1 for each engine.
+        input: The code.
+        stdout, stderr: What it wrote.
+        value: The repr of the last statement's value if that was an expression, else None.
+    """
+
+    id: int
+    number: int
+    input: str
+    stdout: str
+    stderr: str
+    value: str | None
+
+    def __str__(self) -> str:
+        lines = [f"[{self.id}] In [{self.number}]: {self.input.rstrip()}"]
+        shown = "".join(
+            [self.stdout, "" if not self.stdout or self.stdout.endswith("\n") else "\n", self.value or ""]
+        ).rstrip("\n")
+        if shown:
+            lines.append(f"[{self.id}] Out[{self.number}]: {shown}")
+        if self.stderr:
+            lines.append(f"[{self.id}] Err[{self.number}]: " + self.stderr.rstrip("\n"))
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+class ResultList(list[Any]):
+    """The results of `execute`, one an engine, printed as at a prompt."""
+
+    def __repr__(self) -> str:
+        return "\n".join(["<Results List>", "\n\n".join(map(str, self)), ""])
+
+
+class QueueStatusList(list[Any]):
+    """The queues of engines: for each its id, what runs (`pending`) and what waits (`queue`)."""
+
+    def __repr__(self) -> str:
+        lines = ["<Queue Status List>"]
+        for status in self:
+            lines.append(f"[{status['id']}] pending: {status['pending']}")
+            lines.append(f"[{status['id']}] queue: {status['queue']}")
+        return "\n".join(lines)
+
+
+def outputs(frame: Frame) -> tuple[float, float, str, str]:
+    """Return what a kernel says about a command: when it began, how long it ran, its stdout and stderr."""
+    header = frame.header
+    if len(header) < RESULT_META.size:
+        return 0.0, 0.0, "", ""
+    started, seconds, length = RESULT_META.unpack_from(header)
+    stdout = header[RESULT_META.size : RESULT_META.size + length]
+    stderr = header[RESULT_META.size + length :]
+    return started, seconds, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+
+
+def value_of(frame: Frame, method: str = "") -> Any:
+    """Return the value in one RESULT.
+
+    Raises:
+        BaseException: What the engine, or the controller, raised instead.
+    """
+    from aioparallel import serialize
+
+    if frame.code == Status.OK:
+        return serialize.unpack(frame.buffers)
+    if frame.code == Status.CANCELLED:
+        raise CancelledError
+    if frame.code == Status.ERROR:
+        error: BaseException = serialize.unpack_error(frame.buffers)
+    else:
+        error = from_plain(frame.json())
+        if not isinstance(error, EngineDied) or error.engine_id is None:
+            error.engine_id = frame.engine  # type: ignore[attr-defined]
+    # A user's exception class may forbid new attributes; the text then goes without the method's name.
+    with suppress(Exception):
+        error.method = method  # type: ignore[attr-defined]
+    raise error
+
+
+def collect(frames: list[Frame], *, method: str, targets: Sequence[int] | None, bare: bool) -> Any:
+    """Make one value of the answers of several engines, in the order of `targets` (None: by id).
+
+    Raises:
+        CompositeError: Several engines were asked and some raised.
+        BaseException: One engine was asked and it raised.
+    """
+    if len(frames) == 1 and targets is not None and len(targets) == 1:
+        value = _shaped(frames[0], method)
+        return value if bare else _listed(method, [value])
+    if len(frames) == 1 and frames[0].code == Status.FAULT and frames[0].engine == 0xFFFF:
+        raise from_plain(frames[0].json())
+    order = {target: place for place, target in enumerate(targets)} if targets is not None else {}
+    values, errors = [], []
+    for frame in sorted(frames, key=lambda frame: order.get(frame.engine, frame.engine)):
+        try:
+            values.append(_shaped(frame, method))
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise CompositeError(f"{len(errors)} of {len(frames)} engines raised", errors)
+    return _listed(method, values)
+
+
+def _listed(method: str, values: list[Any]) -> list[Any]:
+    return ResultList(values) if method == "execute" else values
+
+
+def _shaped(frame: Frame, method: str) -> Any:
+    value = value_of(frame, method)
+    if method != "execute":
+        return value
+    _, _, stdout, stderr = outputs(frame)
+    return ExecuteResult(value["id"], value["number"], value["input"], stdout, stderr, value["repr"])
