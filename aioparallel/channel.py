@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import json
 import platform
@@ -31,11 +32,23 @@ from aioparallel.errors import (
 from aioparallel.source import SYSTEM, Source
 from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
 
-__all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value"]
+__all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
 
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
+Post: TypeAlias = Callable[[Callable[[], object]], object]
 Future: TypeAlias = "asyncio.Future[Any] | concurrent.futures.Future[Any]"
+
+
+@functools.cache
+def serializer() -> Any:
+    """Return the module `serialize`, imported when something is first packed or unpacked.
+
+    Both parts of an interface are in one file, and the controller, which loads it too, is unable to pickle.
+    """
+    from aioparallel import serialize
+
+    return serialize
 
 
 def find_capability(
@@ -92,8 +105,9 @@ class Channel:
         session: Its id at the controller.
     """
 
-    def __init__(self, capability: Capability, limits: Limits) -> None:
+    def __init__(self, capability: Capability, limits: Limits, post: Post | None) -> None:
         self.loop = asyncio.get_running_loop()
+        self._wake = post or self.loop.call_soon_threadsafe
         self.capability = capability
         self.engines: dict[int, str] = {}
         self.session = ""
@@ -115,13 +129,26 @@ class Channel:
         return f"<Channel {state} to {self.capability.interface!r}, {len(self._pending)} calls under way>"
 
     @classmethod
-    async def open(cls, capability: Capability, *, limits: Limits | None = None, source: Source = SYSTEM) -> Channel:
+    async def open(
+        cls,
+        capability: Capability,
+        *,
+        limits: Limits | None = None,
+        source: Source = SYSTEM,
+        post: Post | None = None,
+    ) -> Channel:
         """Reach the controller and prove the capability.
+
+        Args:
+            capability: What to prove.
+            limits: The bounds.
+            source: Where random bytes come from.
+            post: Has the loop call something soon, from any thread; `loop.call_soon_threadsafe` by default.
 
         Raises:
             ConnectionFailed: As `connection.connect`.
         """
-        channel = cls(capability, limits or Limits())
+        channel = cls(capability, limits or Limits(), post)
         channel._connection, welcome = await connect(
             capability,
             role="client",
@@ -200,7 +227,7 @@ class Channel:
         if not self._posting:
             self._posting = True
             try:
-                self.loop.call_soon_threadsafe(self._send_posted)
+                self._wake(self._send_posted)
             except RuntimeError:
                 raise ConnectionLost("this client's event loop is closed") from None
 

@@ -21,7 +21,7 @@ from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.portal import Portal, portal
 from aioparallel.wire import Limits
 
-__all__ = ["Cluster", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
+__all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
 
 
 class PendingResult(concurrent.futures.Future[Any]):
@@ -119,7 +119,7 @@ class Client:
     ) -> None:
         found = find_capability(capability, self.interface, cluster=cluster)
         self._portal = portal()
-        self._channel = self._portal.run(Channel.open(found, limits=limits))
+        self._channel = self._portal.run(Channel.open(found, limits=limits, post=self._portal.post))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, '_channel', 'not connected')!r}>"

@@ -84,7 +84,6 @@ class Connection(asyncio.BufferedProtocol):
         self._out: list[Buffer] = []
         self._slices: deque[memoryview] = deque()
         self._size = 0
-        self._large = False
         self._flushing = False
         self._paused = False
         self._stuck_since: tuple[float, int] | None = None
@@ -132,11 +131,20 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert self._session is not None
         self._session.note_sent()
-        size = size_of(pieces)
-        if not self._slices and not self._paused and size < LARGE:
-            self._transport.write(b"".join(pieces))
-            return
-        self._size += size
+        if max(map(len, pieces)) < LARGE:
+            gathered = b"".join(pieces)
+            if not self._slices and not self._paused:
+                self._transport.write(gathered)
+                return
+            self._slices.append(memoryview(gathered))
+            self._size += len(gathered)
+        else:
+            self._slice(pieces)
+        self._drain()
+
+    def _slice(self, pieces: list[Buffer]) -> None:
+        """Queue pieces some of which are large: those as slices of what they are, the rest joined."""
+        self._size += size_of(pieces)
         small: list[Buffer] = []
         for piece in pieces:
             if len(piece) < LARGE:
@@ -149,7 +157,6 @@ class Connection(asyncio.BufferedProtocol):
             self._slices.extend(view[start : start + SLICE] for start in range(0, len(view), SLICE))
         if small:
             self._slices.append(memoryview(b"".join(small)))
-        self._drain()
 
     def _drain(self) -> None:
         """Write what waits for as long as the transport takes it."""

@@ -64,23 +64,22 @@ class Engine:
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room."""
         self._queue.put(command)
-        self.pump()
+        if self._next is None:
+            self.pump()
 
     def pump(self) -> None:
         """Send what may be sent now."""
         while True:
             command = self._next
             if command is None or command.cancelled:
-                try:
-                    command = self._next = self._queue.pop()
-                except IndexError:
+                if not len(self._queue):
                     self._next = None
                     return
+                command = self._next = self._queue.pop()
             under_way = len(self._under_way)
             if under_way and (command.exclusive or self._exclusive or under_way >= IN_FLIGHT):
                 return
-            client = getattr(command.owner, "client", None)
-            if client is not None and client.congested:
+            if command.owner.client.congested:
                 return
             self._next = None
             self._send(command)

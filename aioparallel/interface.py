@@ -116,7 +116,7 @@ class Interface:
                 raise PluginError(f"{cls.__module__}.{cls.__name__}.{name}: an operation can't be a generator")
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name}>"
+        return f"<{type(self).__name__} {getattr(self, 'name', 'without a name')!r}>"
 
     async def start(self) -> None:
         """Begin; `host` is there. An exception refuses the interface."""
@@ -137,6 +137,14 @@ class Interface:
         """A client's connection ended. What it still waits for is nobody's any more."""
 
 
+class Withdrawable(Protocol):
+    """A raw call under way."""
+
+    def withdraw(self) -> None:
+        """The client wants it no more."""
+        ...
+
+
 class ClientProxy:
     """A client as the controller's part of an interface sees it.
 
@@ -145,7 +153,7 @@ class ClientProxy:
         grant: What its capability allows.
         python: Which Python it runs.
         session: Its session id.
-        calls: For each raw call under way, what withdraws it; the interface keeps it true.
+        calls: Each raw call under way; the interface keeps it true.
     """
 
     def __init__(self, connection: Connection, interface: Interface, grant: Grant, session: str, python: str) -> None:
@@ -153,12 +161,12 @@ class ClientProxy:
         self.grant = grant
         self.python = python
         self.session = session
-        self.calls: dict[int, Callable[[], object]] = {}
+        self.calls: dict[int, Withdrawable] = {}
         self._interface = interface
-        self._methods: list[tuple[str, Callable[..., Any], bool]] = [
-            (name, getattr(interface, name), getattr(interface, name).__aioparallel__.raw)
-            for name in operations(type(interface))
-        ]
+        self._methods: list[tuple[str, Callable[..., Any] | None, bool]] = []
+        for name in operations(type(interface)):
+            method = getattr(interface, name)
+            self._methods.append((name, method if grant.allows(name) else None, method.__aioparallel__.raw))
         self._tasks: dict[int, asyncio.Task[Any]] = {}
         self._held = 0
         self._paused = False
@@ -177,9 +185,9 @@ class ClientProxy:
             if frame.kind == Kind.CALL:
                 self._call(frame)
             elif frame.kind == Kind.CANCEL:
-                withdraw = self.calls.pop(frame.id, None)
-                if withdraw is not None:
-                    withdraw()
+                call = self.calls.pop(frame.id, None)
+                if call is not None:
+                    call.withdraw()
                 elif frame.id in self._tasks:
                     self._tasks[frame.id].cancel()
             elif frame.kind not in (Kind.BEAT, Kind.GOODBYE):
@@ -221,8 +229,8 @@ class ClientProxy:
     def leave(self) -> None:
         """Withdraw everything: the client is gone."""
         calls, self.calls = self.calls, {}
-        for withdraw in calls.values():
-            withdraw()
+        for call in calls.values():
+            call.withdraw()
         for task in tuple(self._tasks.values()):
             task.cancel()
 
@@ -236,7 +244,7 @@ class ClientProxy:
         except IndexError:
             raise ProtocolError(f"a client called operation {frame.code}") from None
         try:
-            if not self.grant.allows(name):
+            if method is None:
                 raise OperationError(f"this capability does not allow {name!r} of {self._interface.name!r}")
             if raw:
                 method(self, frame)

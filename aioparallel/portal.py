@@ -18,14 +18,17 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Collection, Coroutine, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
-
-from aioparallel.loops import new_event_loop
 
 __all__ = ["Portal", "portal"]
 
 T = TypeVar("T")
+
+# Without the detour through `signal.Handlers`, which costs more than all else that is done around a wait.
+_get_handler: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+_set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 Future = concurrent.futures.Future
 
 #: Seconds without anybody waiting after which our thread takes the loop.
@@ -36,7 +39,8 @@ class Portal:
     """A private event loop for threads that block."""
 
     def __init__(self) -> None:
-        self.loop = new_event_loop()
+        # asyncio's own: uvloop makes a socket pair each time it begins to run in the main thread.
+        self.loop = asyncio.new_event_loop()
         self._driving = threading.Lock()
         self._driver = 0
         self._resident = False
@@ -44,6 +48,7 @@ class Portal:
         self._drives = 0
         self._followers = 0
         self._wake = threading.Event()
+        self._posted: deque[Callable[[], object]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._attend, name="aioparallel", daemon=True)
         self._thread.start()
@@ -71,13 +76,33 @@ class Portal:
             raise
         return future.result()
 
+    def post(self, callback: Callable[[], object]) -> None:
+        """Have the loop call `callback` soon; from any thread.
+
+        If nobody runs the loop at the moment it is not woken: whoever runs it next begins with what was posted, and
+        that is the one who waits for the result, or our thread after `PATIENCE`.
+
+        Raises:
+            RuntimeError: The portal is closed.
+        """
+        self._posted.append(callback)
+        if self._driving.locked():
+            self.loop.call_soon_threadsafe(self._do_posted)
+        elif self._closing:
+            raise RuntimeError("aioparallel's event loop is closed")
+
+    def _do_posted(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._posted.popleft()()
+
     def wait(self, futures: Collection[Future[Any]], timeout: float | None = None) -> bool:
         """Wait until one of the futures is done; False when it took longer than `timeout` seconds.
 
         Raises:
             RuntimeError: This is a callback of the loop: waiting here would be for ever.
         """
-        if any(future.done() for future in futures):
+        if _any_done(futures):
             return True
         self._check()
         if self._take():
@@ -88,7 +113,7 @@ class Portal:
         else:
             with self._following():
                 concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
-        return any(future.done() for future in futures)
+        return _any_done(futures)
 
     def close(self) -> None:
         """End the thread and close the loop. Safe to call twice."""
@@ -154,18 +179,21 @@ class Portal:
             else:
                 loop.call_soon_threadsafe(loop.stop)
 
-        for future in futures:
-            future.add_done_callback(stop)
         deadline = None if timeout is None else loop.time() + timeout
         timer = None if timeout is None else loop.call_later(max(timeout, 0), loop.stop)
-        with _interrupts_held(loop) as interrupted:
-            while not (interrupted or any(future.done() for future in futures)):
+        with _Interrupts(loop) as interrupts:
+            if self._posted:
+                # Not from within the loop, which saves it a turn; nothing that is posted asks for a running one.
+                self._do_posted()
+            for future in futures:
+                future.add_done_callback(stop)
+            while not interrupts.seen and not _any_done(futures):
                 if deadline is not None and loop.time() >= deadline:
                     break
                 loop.run_forever()
         if timer is not None:
             timer.cancel()
-        if interrupted:
+        if interrupts.seen:
             raise KeyboardInterrupt
 
     def _attend(self) -> None:
@@ -175,6 +203,7 @@ class Portal:
                 self._driver = threading.get_ident()
                 self._resident = True
                 while not self._wanted and not self._closing:
+                    self.loop.call_soon(self._do_posted)
                     self.loop.run_forever()
                 self._resident = False
                 self._driver = 0
@@ -189,29 +218,37 @@ class Portal:
             self._wake.wait(PATIENCE)
 
 
-@contextlib.contextmanager
-def _interrupts_held(loop: asyncio.AbstractEventLoop) -> Iterator[list[int]]:
-    """Let Ctrl-C stop the loop between two callbacks, not in the middle of one, where it would lose frames.
+def _any_done(futures: Collection[Future[Any]]) -> bool:
+    return any([future.done() for future in futures])
+
+
+class _Interrupts:
+    """Lets Ctrl-C stop the loop between two callbacks, not in the middle of one, where it would lose frames.
 
     Only where Ctrl-C would raise KeyboardInterrupt anyway: in the main thread, under Python's own handler.
     """
-    interrupted: list[int] = []
 
-    def note(number: int, frame: object) -> None:
-        interrupted.append(number)
-        loop.call_soon_threadsafe(loop.stop)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.seen = False
+        self._loop = loop
+        self._ours = False
 
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    def __enter__(self) -> _Interrupts:
+        if (
+            threading.get_ident() == threading.main_thread().ident
+            and _get_handler(signal.SIGINT) is signal.default_int_handler
+        ):
+            self._ours = True
+            _set_handler(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._ours:
+            _set_handler(signal.SIGINT, signal.default_int_handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        self.seen = True
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 _portals: dict[int, Portal] = {}

@@ -22,9 +22,10 @@ class Command:
         exclusive: Sent only when the engine has nothing else under way, and nothing is sent beside it.
         priority: Higher goes first in a `PriorityQueue`.
         cancelled: No longer wanted; `Queue.pop` skips it.
+        waiting: Whether it is in a queue; the queue keeps it true.
     """
 
-    __slots__ = ("cancelled", "done", "exclusive", "label", "owner", "payload", "priority")
+    __slots__ = ("cancelled", "done", "exclusive", "label", "owner", "payload", "priority", "waiting")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Command:
         self.exclusive = exclusive
         self.priority = priority
         self.cancelled = False
+        self.waiting = False
 
     def __repr__(self) -> str:
         state = " cancelled" if self.cancelled else ""
@@ -66,8 +68,11 @@ class Queue(ABC):
         return f"<{type(self).__name__} of {self._live}>"
 
     def put(self, command: Command) -> None:
-        """Add a command."""
+        """Add a command; one that is no longer wanted is dropped."""
+        if command.cancelled:
+            return
         self._live += 1
+        command.waiting = True
         self._put(command)
 
     def pop(self) -> Command:
@@ -80,11 +85,13 @@ class Queue(ABC):
             command = self._pop()
             if not command.cancelled:
                 self._live -= 1
+                command.waiting = False
                 return command
 
     def cancel(self, command: Command) -> None:
-        """Mark a waiting command as no longer wanted."""
-        if not command.cancelled:
+        """Mark a waiting command as no longer wanted; one that has left the queue is left alone."""
+        if command.waiting:
+            command.waiting = False
             command.cancelled = True
             self._live -= 1
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
 from aioparallel.wire import RESULT_META, Frame, Status
 
@@ -67,9 +68,9 @@ class QueueStatusList(list[Any]):
 
 def outputs(frame: Frame) -> tuple[float, float, str, str]:
     """Return what a kernel says about a command: when it began, how long it ran, its stdout and stderr."""
-    header = frame.header
-    if len(header) < RESULT_META.size:
+    if frame.code not in (Status.OK, Status.ERROR):
         return 0.0, 0.0, "", ""
+    header = frame.header
     started, seconds, length = RESULT_META.unpack_from(header)
     stdout = header[RESULT_META.size : RESULT_META.size + length]
     stderr = header[RESULT_META.size + length :]
@@ -82,14 +83,12 @@ def value_of(frame: Frame, method: str = "") -> Any:
     Raises:
         BaseException: What the engine, or the controller, raised instead.
     """
-    from aioparallel import serialize
-
     if frame.code == Status.OK:
-        return serialize.unpack(frame.buffers)
+        return serializer().unpack(frame.buffers)
     if frame.code == Status.CANCELLED:
         raise CancelledError
     if frame.code == Status.ERROR:
-        error: BaseException = serialize.unpack_error(frame.buffers)
+        error: BaseException = serializer().unpack_error(frame.buffers)
     else:
         error = from_plain(frame.json())
         if not isinstance(error, EngineDied) or error.engine_id is None:

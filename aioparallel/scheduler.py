@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Generic, TypeVar
 
 __all__ = ["LeastLoaded"]
@@ -27,6 +28,8 @@ AHEAD = 0.004
 DEPTH = 256
 #: What a task of unknown length is expected to take, seconds.
 UNKNOWN = 1.0
+#: The least that a task is expected to take, seconds: an engine that has one is never as free as an idle one.
+SHORTEST = 1e-6
 #: Labels whose length is remembered.
 LABELS = 1024
 
@@ -90,21 +93,29 @@ class LeastLoaded(Generic[T]):
     def task_added(self, task: T, label: bytes = b"") -> None:
         """A task wants an engine."""
         self._labels[task] = label
+        if task in self._removed:
+            # It has not been dropped from its old place yet, and must not stand in two.
+            self._removed.discard(task)
+            return
         self._waiting.append(task)
 
     def task_done(self, task: T, seconds: float | None = None) -> None:
-        """A task is no longer at its engine; `seconds` is its running time if it ran to its end."""
+        """A task is no longer at its engine; `seconds` is its running time if it ran to its end.
+
+        Nothing happens for a task that is at none: it may wait again after its engine left.
+        """
         placed = self._placed.pop(task, None)
-        label = self._labels.pop(task, b"")
         if placed is None:
             return
+        label = self._labels.pop(task, b"")
         engine_id, expectation = placed
         engine = self._engines[engine_id]
         engine.tasks.discard(task)
         engine.load = engine.load - expectation if engine.tasks else 0.0
         self._touch(engine_id, engine)
-        if seconds is not None:
-            self._learn(label, seconds)
+        # Kernels measure it, and what they say may be no time at all.
+        if seconds is not None and 0.0 <= seconds < inf:
+            self._learn(label, max(seconds, SHORTEST))
 
     def task_removed(self, task: T) -> bool:
         """Forget a waiting task; False if it does not wait (any more)."""

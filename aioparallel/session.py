@@ -62,7 +62,7 @@ class Session:
         self._scratch = bytearray(8192)
         self._output: list[Buffer] = []
         self._heard = self._ticked = now
-        self._sent = False
+        self._sent = self._beating = False
 
     def __repr__(self) -> str:
         return f"<Session {'open' if self.is_open else 'in its handshake'}>"
@@ -104,7 +104,8 @@ class Session:
 
     def note_sent(self) -> None:
         """Take note that something was sent, so that no beat is needed for a while."""
-        self._sent = True
+        # The first thing after a tick that returned a beat is that beat, and does not make the next one needless.
+        self._sent, self._beating = not self._beating, False
 
     def tick(self, now: float) -> tuple[Liveness, list[Buffer]]:
         """Judge the peer's silence; call it every `Limits.beat` seconds.
@@ -119,7 +120,7 @@ class Session:
             self._heard = min(now, self._heard + late)
         self._ticked = now
         beat = [] if self._sent or not self.is_open else encode(Kind.BEAT)
-        self._sent = False
+        self._sent, self._beating = False, bool(beat)
         silent = self.silence(now)
         if silent >= self.limits.dead:
             return Liveness.DEAD, beat

@@ -136,15 +136,26 @@ class Frame:
     """One frame as it arrived.
 
     Attributes:
+        size: Length of what follows the head, bytes.
         kind, flags, code, id, engine: As in the byte table.
         body: What follows the head, in one piece (a small frame) or as header and table, then each buffer.
     """
 
-    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind")
+    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind", "size")
 
     def __init__(
-        self, kind: int, flags: int, code: int, number: int, engine: int, count: int, header: int, body: list[Buffer]
+        self,
+        size: int,
+        kind: int,
+        flags: int,
+        code: int,
+        number: int,
+        engine: int,
+        count: int,
+        header: int,
+        body: list[Buffer],
     ) -> None:
+        self.size = size
         self.kind = kind
         self.flags = flags
         self.code = code
@@ -158,14 +169,9 @@ class Frame:
         return f"<Frame {Kind(self.kind).name} id={self.id} engine={self.engine} code={self.code} {self.size} bytes>"
 
     @property
-    def size(self) -> int:
-        """Length of the body in bytes."""
-        return size_of(self.body)
-
-    @property
     def header(self) -> bytes:
         """The header's bytes."""
-        return bytes(memoryview(self.body[0])[: self._header]) if self._header else b""
+        return bytes(self.body[0][: self._header]) if self._header else b""
 
     @property
     def buffers(self) -> list[Buffer]:
@@ -197,7 +203,7 @@ class Frame:
         self, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE
     ) -> list[Buffer]:
         """Return the same header and payload under a new head, as pieces to send."""
-        head = HEAD.pack(size_of(self.body), kind, flags, code, number, engine, self._count, self._header)
+        head = HEAD.pack(self.size, kind, flags, code, number, engine, self._count, self._header)
         return [head, *self.body]
 
 
@@ -334,7 +340,7 @@ class Decoder:
             body = bytes(view[position + 24 : end])
             if count > 1:
                 self._check_table(struct.unpack_from(f"<{count}I", body, header), length, header)
-            frames.append(Frame(kind, flags, code, number, engine, count, header, [body]))
+            frames.append(Frame(length, kind, flags, code, number, engine, count, header, [body]))
             position = end
         rest = filled - position
         if position and rest:
@@ -398,6 +404,6 @@ class Decoder:
         """Finish the large frame if all of it is there."""
         if self._head is None or self._landed < len(self._pieces[-1]) or self._next_piece():
             return
-        _, kind, flags, code, number, engine, count, header = self._head
-        frames.append(Frame(kind, flags, code, number, engine, count, header, self._pieces))
+        length, kind, flags, code, number, engine, count, header = self._head
+        frames.append(Frame(length, kind, flags, code, number, engine, count, header, self._pieces))
         self._head, self._pieces = None, []

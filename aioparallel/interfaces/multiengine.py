@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
-from aioparallel.channel import Client, Finish, plain_value
+from aioparallel.channel import Client, Finish, plain_value, serializer
 from aioparallel.engines import Engine
 from aioparallel.errors import (
     InvalidEngineID,
@@ -100,7 +100,7 @@ class MultiEngineInterface(Interface):
         submission = _Submission(self, client, frame, engines)
         label = str(call.get("label", ""))[:80].encode()
         client.hold(frame.size)
-        client.calls[frame.id] = submission.withdraw
+        client.calls[frame.id] = submission
         for engine in engines:
             done = functools.partial(self._done, engine)
             command = Command(frame, submission, done, label=label, exclusive=True)
@@ -296,8 +296,6 @@ class MultiEngineCalls:
     def _command(
         self, verb: str, arguments: tuple[Any, ...], targets: Targets | None, block: bool | None, label: str = ""
     ) -> Any:
-        from aioparallel import serialize
-
         chosen_ones = self._plain(targets)
         finish = functools.partial(
             collect,
@@ -306,7 +304,7 @@ class MultiEngineCalls:
             bare=self._bare and targets is None,
         )
         header = json.dumps({"targets": chosen_ones, "label": label or verb}).encode()
-        buffers = serialize.pack((verb, *arguments), name=NAMES[verb])
+        buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
 
     def _plain(self, targets: Targets | None) -> str | list[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 from typing import Any, ClassVar
 
-from aioparallel.channel import Client, Finish
+from aioparallel.channel import Client, Finish, serializer
 from aioparallel.engines import Engine
 from aioparallel.errors import EngineDied, EngineLost, ParallelError, from_plain
 from aioparallel.interface import ClientProxy, Interface, remote
@@ -30,23 +29,26 @@ CHUNK_SECONDS = 0.05
 CHUNK_GROWTH = 16
 
 
-class _Task:
-    """One task of a client."""
+class _Task(Command):
+    """One task of a client, and the command that an engine's queue holds for it."""
 
-    __slots__ = ("client", "command", "engine", "frame", "label", "strikes", "withdrawn")
+    __slots__ = ("client", "engine", "interface", "strikes", "withdrawn")
 
-    def __init__(self, client: ClientProxy, frame: Frame, label: bytes) -> None:
+    def __init__(self, interface: TaskInterface, client: ClientProxy, frame: Frame) -> None:
+        super().__init__(frame, self, interface.done, label=frame.header[:80])
+        self.interface = interface
         self.client = client
-        self.frame = frame
-        self.label = label
         self.engine: Engine | None = None
-        self.command: Command | None = None
         self.strikes = 0
         self.withdrawn = False
 
     def __repr__(self) -> str:
         where = f"at {self.engine!r}" if self.engine else "waiting"
-        return f"<task {self.frame.id} of {self.client.session}, {where}>"
+        return f"<task {self.payload.id} of {self.client.session}, {where}>"
+
+    def withdraw(self) -> None:
+        """The client wants it no more."""
+        self.interface.withdraw(self)
 
 
 class TaskInterface(Interface):
@@ -65,8 +67,7 @@ class TaskInterface(Interface):
     @remote(raw=True)
     def submit(self, client: ClientProxy, frame: Frame) -> None:
         """Take a task in: the header is its label, the payload what an engine is to do."""
-        task = _Task(client, frame, frame.header[:80])
-        client.calls[frame.id] = functools.partial(self._withdraw, task)
+        task = client.calls[frame.id] = _Task(self, client, frame)
         client.hold(frame.size)
         self._scheduler.task_added(task, task.label)
         self._place()
@@ -84,20 +85,18 @@ class TaskInterface(Interface):
         """Carry out what the scheduler decides."""
         for task, number in self._scheduler.decide():
             engine = task.engine = self.host.engines[number]
-            command = task.command = Command(task.frame, task, self._done, label=task.label)
-            engine.put(command)
+            engine.put(task)
 
-    def _done(self, command: Command, result: Frame | ParallelError) -> None:
-        task: _Task = command.owner
-        engine, task.engine, task.command = task.engine, None, None
-        assert engine is not None
+    def done(self, task: Any, result: Frame | ParallelError) -> None:
+        """Take what an engine answers."""
+        engine, task.engine = task.engine, None
         if isinstance(result, Frame) and result.code != Status.FAULT:
-            started_and_seconds = RESULT_META.unpack_from(result.body[0]) if result.code < 2 else None
-            self._scheduler.task_done(task, started_and_seconds[1] if started_and_seconds else None)
+            ran = result.code != Status.CANCELLED
+            self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1] if ran else None)
             if not task.withdrawn:
                 self._answered(task)
                 task.client.send(
-                    result.forward(Kind.RESULT, task.frame.id, code=result.code, flags=LAST, engine=engine.id)
+                    result.forward(Kind.RESULT, task.payload.id, code=result.code, flags=LAST, engine=engine.id)
                 )
         else:
             if isinstance(result, EngineLost):
@@ -110,29 +109,30 @@ class TaskInterface(Interface):
         """An engine could not do it, and not because of what user code raised."""
         if task.withdrawn:
             return
-        task.strikes += isinstance(error, EngineDied) and error.running
-        if isinstance(error, EngineDied) and task.strikes < STRIKES:
-            self._scheduler.task_added(task, task.label)
-            return
+        if isinstance(error, EngineDied):
+            task.strikes += error.running
+            if task.strikes < STRIKES:
+                self._scheduler.task_added(task, task.label)
+                return
         self._answered(task)
-        task.client.fault(task.frame.id, error, engine=engine.id)
+        task.client.fault(task.payload.id, error, engine=engine.id)
 
     def _answered(self, task: _Task) -> None:
-        task.client.calls.pop(task.frame.id, None)
-        task.client.release(task.frame.size)
+        task.client.calls.pop(task.payload.id, None)
+        task.client.release(task.payload.size)
 
-    def _withdraw(self, task: _Task) -> None:
+    def withdraw(self, task: _Task) -> None:
+        """Drop a task where it waits, or have it interrupted where it runs."""
         task.withdrawn = True
-        task.client.release(task.frame.size)
-        if task.engine is not None and task.command is not None:
-            engine, command = task.engine, task.command
-            engine.cancel(command)
-            if command.cancelled:
-                # It had not been sent: nobody will answer it.
-                self._scheduler.task_done(task)
-                self._place()
-        else:
+        task.client.release(task.payload.size)
+        if task.engine is None:
             self._scheduler.task_removed(task)
+            return
+        task.engine.cancel(task)
+        if task.cancelled:
+            # It had not been sent: nobody will answer it.
+            self._scheduler.task_done(task)
+            self._place()
 
 
 class Chunks:
@@ -164,7 +164,7 @@ class Chunks:
     def take(self) -> list[tuple[Any, ...]]:
         """Return the next rows; none are left when it is empty."""
         size = self._size
-        if self._adaptive and self._left is not math.inf:
+        if self._adaptive and not math.isinf(self._left):
             # Towards the end chunks shrink, so that all engines finish together.
             size = max(1, min(size, math.ceil(self._left / (3 * self._engines))))
         rows = list(islice(self._rows, size))
@@ -195,7 +195,11 @@ class Mapping:
         self._window = 3 * max(1, engines) + 1
         self.pending: deque[Any] = deque()
         self._sizes: dict[Any, int] = {}
-        self.fill()
+        try:
+            self.fill()
+        except BaseException:
+            self.cancel()
+            raise
 
     def fill(self) -> None:
         """Send chunks until the window is full or the input is at its end."""
@@ -250,9 +254,7 @@ class TaskCalls:
         return self._task(("apply", f, args, kwargs), _value, label=name_of(f))
 
     def _task(self, call: tuple[Any, ...], finish: Finish, *, label: str) -> Any:
-        from aioparallel import serialize
-
-        buffers = serialize.pack(call, name=NAMES[call[0]])
+        buffers = serializer().pack(call, name=NAMES[call[0]])
         return self._begin("submit", finish, header=label.encode(), buffers=buffers)
 
 

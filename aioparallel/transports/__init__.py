@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import logging
 import socket
 from abc import ABC, abstractmethod
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 HANDSHAKE = 6.0
 #: Seconds for the TLS handshake within that.
 TLS_HANDSHAKE = 3.0
+#: Seconds between two complaints that nothing can be accepted.
+COMPLAINTS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,23 +255,37 @@ class SocketListener(Listener):
 
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
+        quiet_until = loop.time()
         while True:
             try:
                 accepted, name = await loop.sock_accept(self._socket)
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED):
+                # Too few descriptors, or a peer that is gone again: only a socket that is none is beyond hope.
+                if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
                     raise
-                logger.warning("%s: can't accept a connection: %s", self.address, error)
+                if loop.time() >= quiet_until:
+                    quiet_until = loop.time() + COMPLAINTS
+                    logger.warning("%s: can't accept a connection: %s", self.address, error)
                 await asyncio.sleep(0.1)
                 continue
             accepted.setblocking(False)
-            source = self._arrived(accepted, name)
+            try:
+                source = self._arrived(accepted, name)
+            except (OSError, LookupError, TypeError):
+                # It is gone again, and has no name any more.
+                source = None
             if source is None:
                 accepted.close()
                 continue
             task = loop.create_task(self._take(accepted, source))
             self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            task.add_done_callback(functools.partial(self._taken, accepted))
+
+    def _taken(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
+        self._adopting.discard(task)
+        if task.cancelled():
+            # Perhaps before its first step, where it can't see to that itself.
+            accepted.close()
 
     async def _take(self, accepted: socket.socket, source: str) -> None:
         task = asyncio.current_task()

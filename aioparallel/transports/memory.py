@@ -205,6 +205,16 @@ class _End(asyncio.Transport):
 
     def _deliver(self) -> None:
         self._delivering = False
+        try:
+            self._hand_over()
+        except Exception as error:
+            # As asyncio's own transports do: say so, and end the connection.
+            self._loop.call_exception_handler(
+                {"message": "a protocol failed", "exception": error, "transport": self, "protocol": self._protocol}
+            )
+            self.abort()
+
+    def _hand_over(self) -> None:
         while self._inbox and self._reading and not self._closing:
             piece = self._inbox.popleft()
             if self._buffered:

@@ -1,0 +1,151 @@
+"""Frames over one socket on the loop, with nothing large ever copied: how a host speaks with a kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from aioparallel.errors import ProtocolError
+from aioparallel.wire import Buffer, Decoder, Frame, Limits, size_of
+
+__all__ = ["FrameSocket"]
+
+#: Pieces from this size on are written from where they are; smaller ones are joined.
+LARGE = 65536
+#: Most pieces that one `sendmsg` is given.
+VECTOR = 64
+
+
+class FrameSocket:
+    """One end of a socket pair: bytes are read straight into place, and many frames leave in one write.
+
+    Args:
+        connected: The socket; closed by `close`.
+        limits: The bounds.
+        on_frames: Called with the frames of one read.
+        on_end: Called once when the other end has closed, or broken the rules.
+    """
+
+    def __init__(
+        self,
+        connected: socket.socket,
+        limits: Limits,
+        on_frames: Callable[[list[Frame]], None],
+        on_end: Callable[[BaseException | None], None],
+    ) -> None:
+        self._socket = connected
+        self._socket.setblocking(False)
+        self._decoder = Decoder(limits)
+        self._on_frames = on_frames
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._out: list[Buffer] = []
+        self._waiting: deque[Buffer] = deque()
+        self._flushing = False
+        self._reading = False
+        self._closed = False
+        self.reads = 0
+        self.resume_reading()
+
+    def __repr__(self) -> str:
+        return f"<FrameSocket {'closed' if self._closed else 'open'}, {len(self._waiting)} pieces to write>"
+
+    def send(self, pieces: Iterable[Buffer]) -> None:
+        """Send frames; they leave at the end of this turn of the loop."""
+        if self._closed:
+            return
+        self._out += pieces
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def pause_reading(self) -> None:
+        """Leave what arrives where it is."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if not self._reading and not self._closed:
+            self._reading = True
+            self._loop.add_reader(self._socket, self._read)
+
+    def close(self) -> None:
+        """Close at once; what was not written is gone."""
+        if not self._closed:
+            self.pause_reading()
+            self._closed = True
+            if self._waiting:
+                self._loop.remove_writer(self._socket)
+            self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            count = self._socket.recv_into(self._decoder.get_buffer())
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        if not count:
+            self._end(None)
+            return
+        self.reads += 1
+        try:
+            frames = self._decoder.buffer_updated(count)
+            if frames:
+                self._on_frames(frames)
+        except ProtocolError as error:
+            self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self.close()
+        self._on_end(error)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        pieces, self._out = self._out, []
+        if self._closed:
+            return
+        waited = bool(self._waiting)
+        small: list[Buffer] = []
+        for piece in pieces:
+            if len(piece) < LARGE:
+                small.append(piece)
+                continue
+            self._waiting += (b"".join(small), piece) if small else (piece,)
+            small = []
+        if small:
+            self._waiting.append(b"".join(small))
+        if not waited:
+            self._write()
+            if self._waiting and not self._closed:
+                self._loop.add_writer(self._socket, self._write_on)
+
+    def _write_on(self) -> None:
+        self._write()
+        if not self._waiting and not self._closed:
+            self._loop.remove_writer(self._socket)
+
+    def _write(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            pieces = [waiting[index] for index in range(min(VECTOR, len(waiting)))]
+            try:
+                written = self._socket.sendmsg(pieces)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                # The other end is gone; what it said last is still to be read, and tells the end by itself.
+                waiting.clear()
+                return
+            whole = written == size_of(pieces)
+            while waiting and written >= len(waiting[0]):
+                written -= len(waiting.popleft())
+            if written:
+                waiting[0] = memoryview(waiting[0])[written:]
+            if not whole:
+                return

@@ -1,0 +1,401 @@
+"""The process that runs user code, one command at a time, in its main thread.
+
+    python -u -c '… import aioparallel.kernel …' --fd N --shared M --parent PID …
+
+It speaks wire frames over one socket, with its host and nobody else; descriptors 1 and 2 are files that its host made
+(`shared`). It ends when the socket does, and with its host. Rules:
+
+* a command is answered exactly once, whatever the user's code does short of ending the process;
+* KeyboardInterrupt comes only into the command it was meant for, and only while that runs;
+* an answer leaves at once, unless commands wait and the last ones were all so short that it pays to gather.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from types import FrameType
+from typing import Any
+
+from aioparallel.errors import MessageTooLarge
+from aioparallel.namespace import Namespace
+from aioparallel.native import die_with_parent
+from aioparallel.serialize import pack_error
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
+from aioparallel.source import SYSTEM
+from aioparallel.wire import RESULT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode, size_of
+
+__all__ = ["Coroutines", "Interrupts", "Kernel", "main"]
+
+#: A command below this, seconds, is short; after so many short ones in a row answers are gathered …
+SHORT = 0.0001
+STREAK = 8
+#: … for at most this long, seconds, and this much, bytes.
+LATE = 0.001
+FULL = 65536
+#: The thread that sends what is late ends after so many looks that found nothing.
+LOOKS = 20
+#: Most buffers that one `writev` takes (IOV_MAX is 1024 everywhere).
+VECTOR = 512
+#: Exit status when the user's code has closed the socket.
+EX_IOERR = 74
+
+# Without the detour through `signal.Handlers`, which costs more than all the rest that is done after a command.
+_getsignal: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
+
+
+class Coroutines:
+    """Runs coroutines on one event loop that is kept from one to the next (asyncio is imported for the first)."""
+
+    def __init__(self) -> None:
+        self._runner: Any = None
+        self._task: Any = None
+        self._asked = False
+
+    def __repr__(self) -> str:
+        return f"<Coroutines, {self._task or 'none running'}>"
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine until it is done and return its value.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted; it has been cancelled and has ended.
+            BaseException: Whatever it raises.
+        """
+        import asyncio
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        loop = self._runner.get_loop()
+        self._asked = False
+        task = self._task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            if not task.done():
+                task.cancel()
+                loop.run_until_complete(asyncio.wait([task]))
+            raise
+        except asyncio.CancelledError:
+            if self._asked:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            self._task = None
+
+    def divert(self) -> bool:
+        """Turn an interrupt into a cancellation if the loop waits; return False if it has to be raised.
+
+        An exception thrown into the loop's own code would leave it in pieces. In a task's code, or when asked for a
+        second time, it is raised where we are.
+        """
+        task = self._task
+        if task is None or task.done() or self._asked:
+            return False
+        import asyncio
+
+        loop = self._runner.get_loop()
+        if asyncio.current_task(loop) is not None:
+            return False
+        self._asked = True
+        task.cancel()
+        loop.call_soon_threadsafe(lambda: None)  # wake it from its select
+        return True
+
+
+class Interrupts:
+    """The stretch of a command in which KeyboardInterrupt may come: a context manager, and SIGINT's handler.
+
+    The host writes the id of the command into the page, then sends the signal. Until that command runs the word waits
+    there, and is seen when it begins; once it has ended nothing matches any more. So an interrupt is neither lost nor
+    ever met by another command.
+
+    Attributes:
+        command: The id of the command that comes next, or runs.
+    """
+
+    def __init__(self, page: Page, coroutines: Coroutines) -> None:
+        self.command = NONE
+        self._running = NONE
+        self._words = page.words
+        self._coroutines = coroutines
+
+    def __repr__(self) -> str:
+        return f"<Interrupts {'shut' if self._running == NONE else f'open for {self._running}'}>"
+
+    def __enter__(self) -> None:
+        self._running = self.command
+        if self._words[INTERRUPT] == self.command:
+            self._running = NONE
+            raise KeyboardInterrupt
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._running = NONE
+
+    def shut(self) -> None:
+        """Let none through any more."""
+        self._running = NONE
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Be the handler of SIGINT.
+
+        Raises:
+            KeyboardInterrupt: It is meant for what runs.
+        """
+        running = self._running
+        if running == NONE or self._words[INTERRUPT] not in (running, ANY):
+            return
+        # At the first line of `__exit__` the command is done: raised there, it would leave the door open.
+        if frame is not None and frame.f_code is _EXIT:
+            return
+        if not self._coroutines.divert():
+            raise KeyboardInterrupt
+
+
+_EXIT = Interrupts.__exit__.__code__
+
+
+class Kernel:
+    """What stands between the socket and the namespace.
+
+    Args:
+        wire: The socket's descriptor.
+        page: The words shared with the host.
+        outputs: The files behind stdout and stderr.
+        limits: The bounds.
+    """
+
+    def __init__(self, wire: int, page: Page, outputs: tuple[OutputFile, OutputFile], limits: Limits) -> None:
+        self._wire = wire
+        self._words = page.words
+        self._outputs = outputs
+        self._limits = limits
+        self._decoder = Decoder(limits)
+        self._coroutines = Coroutines()
+        self._interrupts = Interrupts(page, self._coroutines)
+        self._handler = self._interrupts.handle
+        self._namespace: Namespace | None = None
+        self._pending: deque[Frame] = deque()
+        self._cancelled: set[int] = set()
+        self._cancels = 0
+        self._streak = 0
+        # Answers that have not left; the lock is held to change and to send them, for a thread may do either.
+        self._lock = _thread.allocate_lock()
+        self._out: list[Buffer] = []
+        self._out_size = 0
+        self._out_since = 0.0
+        self._helping = False
+        self._forked = False
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self._namespace!r}, {len(self._pending)} commands waiting>"
+
+    def serve(self) -> None:
+        """Do what comes until the host closes the socket."""
+        signal.signal(signal.SIGINT, self._handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        os.register_at_fork(after_in_child=self._in_child)
+        python = ".".join(map(str, sys.version_info[:3]))
+        ready = {"ready": True, "pid": os.getpid(), "python": python}
+        self._send(encode(Kind.NOTICE, header=json.dumps(ready).encode()), gather=False)
+        while True:
+            while not self._pending:
+                self._flush()
+                if not self._read():
+                    return
+            self._perform(self._pending.popleft())
+
+    # Receiving
+
+    def _read(self) -> bool:
+        """Wait for bytes and take the frames in them; return False at the end."""
+        try:
+            count = os.readv(self._wire, [self._decoder.get_buffer()])
+        except ConnectionResetError:
+            return False
+        for frame in self._decoder.buffer_updated(count):
+            self._take(frame)
+        return count > 0
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == Kind.COMMAND:
+            self._pending.append(frame)
+        elif frame.kind == Kind.CANCEL:
+            self._cancels += 1
+            if any(waiting.id == frame.id for waiting in self._pending):
+                self._cancelled.add(frame.id)
+        elif frame.kind == Kind.CALL and frame.code == KernelCall.SETUP:
+            self._set_up(frame.json())
+
+    def _set_up(self, setup: dict[str, Any]) -> None:
+        """Become an engine: its id is known now."""
+        sys.path[:0] = [entry for entry in setup.get("path", ()) if entry not in sys.path]
+        self._namespace = Namespace(setup["engine"], run_coroutine=self._coroutines.run, interrupts=self._interrupts)
+        sys.modules["__main__"] = self._namespace.module
+
+    # Doing
+
+    def _perform(self, frame: Frame) -> None:
+        number = frame.id
+        # Set before the host's word is read: one who withdraws it sees that it runs, or is seen.
+        self._words[RUNNING] = number
+        while self._words[CANCELS] != self._cancels and number not in self._cancelled:
+            # Those frames are on their way: they tell what not to start.
+            self._flush()
+            self._pending.appendleft(frame)
+            if not self._read():
+                os._exit(0)
+            self._pending.popleft()
+        if self._cancelled and number in self._cancelled:
+            self._cancelled.discard(number)
+            self._words[RUNNING] = NONE
+            self._send(encode(Kind.RESULT, number, code=Status.CANCELLED), gather=bool(self._pending))
+            return
+        started, since = SYSTEM.wall(), time.perf_counter()
+        good, payload = self._run(number, frame.buffers)
+        now = time.perf_counter()
+        if self._forked:
+            # A child of the user's that came back out of the user's code has no business here.
+            os._exit(0)
+        if _getsignal(signal.SIGINT) is not self._handler:
+            signal.signal(signal.SIGINT, self._handler)
+        pieces = self._answer(number, good, payload, started, now - since)
+        self._words[RUNNING] = NONE
+        self._streak = self._streak + 1 if now - since < SHORT else 0
+        self._send(pieces, gather=self._streak > STREAK and bool(self._pending), now=now)
+
+    def _run(self, number: int, buffers: Sequence[Buffer]) -> tuple[bool, list[Buffer]]:
+        assert self._namespace is not None
+        self._interrupts.command = number
+        try:
+            return self._namespace.run(buffers)
+        except BaseException as error:
+            # An interrupt on the last step out of the user's code: then the command has been interrupted.
+            self._interrupts.shut()
+            return False, pack_error(error, engine_id=self._namespace.engine_id)
+
+    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Buffer]:
+        output = min(self._limits.output, self._limits.header // 2 - RESULT_META.size)
+        stdout, stderr = self._outputs[0].take(output), self._outputs[1].take(output)
+        header = RESULT_META.pack(started, seconds, len(stdout))
+        if stdout or stderr:
+            header = b"".join((header, stdout, stderr))
+        code, limit = Status.OK if good else Status.ERROR, self._limits.message
+        try:
+            return encode(Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit)
+        except MessageTooLarge as error:
+            assert self._namespace is not None
+            payload = pack_error(error, engine_id=self._namespace.engine_id)
+            return encode(Kind.RESULT, number, code=Status.ERROR, header=header, buffers=payload)
+
+    # Answering
+
+    def _send(self, pieces: list[Buffer], *, gather: bool, now: float = 0.0) -> None:
+        """Send an answer now, or soon together with the next ones."""
+        with self._lock:
+            if not self._out:
+                self._out_since = now
+            self._out += pieces
+            self._out_size += size_of(pieces)
+            if not gather or self._out_size > FULL or now - self._out_since > LATE:
+                self._flush_held()
+            elif not self._helping:
+                self._helping = True
+                self._start_helper()
+
+    def _flush(self) -> None:
+        if self._out:
+            with self._lock:
+                self._flush_held()
+
+    def _flush_held(self) -> None:
+        pieces, self._out, self._out_size = self._out, [], 0
+        try:
+            _write(self._wire, pieces)
+        except ConnectionError:
+            os._exit(0)  # the host is gone
+
+    def _start_helper(self) -> None:
+        # Signals must reach the main thread, where the user's code is: the new thread blocks them from its birth.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            _thread.start_new_thread(self._help, ())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def _help(self) -> None:
+        """Send what is late because a command turned out long; end when there has been nothing for a while."""
+        idle = 0
+        while True:
+            time.sleep(LATE)
+            with self._lock:
+                if self._out:
+                    idle = 0
+                    if time.perf_counter() - self._out_since > LATE:
+                        self._flush_held()
+                    continue
+                idle += 1
+                if idle > LOOKS:
+                    self._helping = False
+                    return
+
+    def _in_child(self) -> None:
+        """Be an ordinary process after the user's code has forked: no socket, no part in this one's doings."""
+        self._forked = True
+        self._lock = _thread.allocate_lock()
+        self._out.clear()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nothing, self._wire, inheritable=False)
+        os.close(nothing)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _write(wire: int, pieces: list[Buffer]) -> None:
+    """Write all pieces: small ones in one copy, large ones from where they are."""
+    if size_of(pieces) <= FULL:
+        pieces = [b"".join(pieces)]
+    start = 0
+    while start < len(pieces):
+        written = os.writev(wire, pieces[start : start + VECTOR])
+        while start < len(pieces) and written >= len(pieces[start]):
+            written -= len(pieces[start])
+            start += 1
+        if written:
+            pieces[start] = memoryview(pieces[start])[written:]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Be a kernel, as told by the command line, until the host closes the socket.
+
+    Raises:
+        SystemExit: The host is gone already.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = {name.removeprefix("--"): int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    die_with_parent(options["parent"])
+    limits = Limits(message=options["message"], header=options["header"], output=options["output"])
+    for number in (options["fd"], options["shared"]):
+        os.set_inheritable(number, False)
+    page = Page(options["shared"])
+    # Descriptors of our own: the user's code may close 1 and 2 or make them lead elsewhere.
+    outputs = OutputFile(os.dup(1), page, 0), OutputFile(os.dup(2), page, 1)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[union-attr]
+    sys.argv = [""]
+    try:
+        Kernel(options["fd"], page, outputs, limits).serve()
+    except OSError as error:
+        os.write(2, f"user code has closed the kernel's own files: {error}\n".encode())
+        os._exit(EX_IOERR)
+    # At once: the user's threads, children and exit handlers have nobody left to work for.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

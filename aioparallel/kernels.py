@@ -1,0 +1,316 @@
+"""The host's side of its kernels: the contract of a Kernel, and the real one, a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from aioparallel.errors import ProtocolError
+from aioparallel.frames import FrameSocket
+from aioparallel.process import Process
+from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
+from aioparallel.wire import Buffer, Frame, Kind, Limits, encode
+
+__all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
+
+#: Bytes of a dead kernel's last output that are reported.
+LAST_OUTPUT = 2000
+#: Seconds for what a dead kernel has sent to be read, as long as there is more of it.
+DRAIN = 0.2
+#: Seconds for a kernel that has closed its socket to end.
+LEAVE = 1.0
+
+_PACKAGE_ROOT = str(Path(__file__).resolve().parent.parent)
+# The package may be no further away than our own sys.path; it goes last, so that it hides nothing. The collector would
+# only walk over modules that stay: it sleeps until they are there, which is a tenth of the start.
+_BOOT = (
+    "import gc, sys; gc.disable(); root = sys.argv.pop(1); root in sys.path or sys.path.append(root); "
+    "import aioparallel.kernel as kernel; gc.freeze(); gc.enable(); kernel.main()"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """How kernels are started.
+
+    Attributes:
+        limits: The bounds.
+        cwd: Their working directory; the host's by default.
+        env: Their environment; the host's by default.
+        executable: Their Python; the host's by default.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    cwd: str | Path | None = None
+    env: Mapping[str, str] | None = None
+    executable: str = sys.executable
+
+
+class Kernel(ABC):
+    """One process, or the model of one, that runs user code for an engine.
+
+    It is started once. `on_frames` is called with the frames of one read; `on_exit` once, when it has ended and all
+    that it sent has been given out, with its return code (negative: the signal) and the last of what it wrote. Until
+    `on_exit` returns, `running` still tells what ran.
+
+    Args:
+        on_frames: Called with what the kernel says.
+        on_exit: Called at the end, if `start` succeeded.
+    """
+
+    def __init__(self, on_frames: Callable[[list[Frame]], None], on_exit: Callable[[int, str], None]) -> None:
+        self.on_frames = on_frames
+        self.on_exit = on_exit
+
+    @property
+    @abstractmethod
+    def pid(self) -> int:
+        """Its process id, or 0 before it is started."""
+
+    @property
+    @abstractmethod
+    def running(self) -> int | None:
+        """The id of the command that it runs right now, or None."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it; it says `{"ready": true}` in a NOTICE when it is up.
+
+        Raises:
+            OSError: It can't be started.
+        """
+
+    @abstractmethod
+    def send(self, pieces: Iterable[Buffer]) -> None:
+        """Send frames, given as pieces; never waits."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """Withdraw a command that was sent: it is answered as cancelled unless it has begun."""
+
+    @abstractmethod
+    def interrupt(self, number: int) -> None:
+        """Raise KeyboardInterrupt in that command, if it runs or when it begins."""
+
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """Leave what it says where it is, until `resume_reading`."""
+
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """Read on."""
+
+    @abstractmethod
+    def check_output(self) -> None:
+        """Bound what it writes; to be called now and then while it runs something."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it and its children at once; `on_exit` follows."""
+
+    @abstractmethod
+    async def aclose(self, grace: float = 0.5) -> None:
+        """End it and its children, within `grace` seconds politely. `on_exit` has been called when this returns."""
+
+
+#: Makes a kernel, given `on_frames` and `on_exit`.
+MakeKernel: TypeAlias = Callable[[Callable[[list[Frame]], None], Callable[[int, str], None]], Kernel]
+
+
+class ProcessKernel(Kernel):
+    """The real one: `aioparallel.kernel` in a process and session of its own.
+
+    Args:
+        on_frames: Called with what the kernel says.
+        on_exit: Called at the end.
+        options: How it is started.
+    """
+
+    def __init__(
+        self,
+        on_frames: Callable[[list[Frame]], None],
+        on_exit: Callable[[int, str], None],
+        *,
+        options: KernelOptions | None = None,
+    ) -> None:
+        super().__init__(on_frames, on_exit)
+        self._options = options or KernelOptions()
+        self._loop = asyncio.get_running_loop()
+        self._process: Process | None = None
+        self._socket: FrameSocket | None = None
+        self._page: Page | None = None
+        self._outputs: list[OutputFile] = []
+        self._drained = False
+        self._over: asyncio.Future[None] = self._loop.create_future()
+
+    def __repr__(self) -> str:
+        return f"<ProcessKernel {self._process!r}>"
+
+    @property
+    def pid(self) -> int:
+        """Its process id, or 0 before it is started."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def running(self) -> int | None:
+        """The id of the command that it runs right now, or None."""
+        number = NONE if self._page is None else self._page.words[RUNNING]
+        return None if number == NONE else number
+
+    def start(self) -> None:
+        """Start it, from the thread that is to outlive it.
+
+        Raises:
+            OSError: There is no memory, no descriptor, or no process to be had.
+        """
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                self._page = Page.make()
+                undo.callback(self._let_go)
+                for stream in (0, 1):
+                    self._outputs.append(OutputFile.make(self._page, stream))
+                self._process = Process.spawn(
+                    self._command(theirs.fileno(), self._page.number),
+                    stdout=self._outputs[0].number,
+                    stderr=self._outputs[1].number,
+                    pass_fds=(theirs.fileno(), self._page.number),
+                    cwd=self._options.cwd,
+                    env=self._options.env,
+                )
+            undo.pop_all()
+        self._process.exited.add_done_callback(self._exited)
+        self._socket = FrameSocket(ours, self._options.limits, self._frames, self._socket_ended)
+
+    def _command(self, wire: int, page: int) -> list[str]:
+        limits = self._options.limits
+        options = {
+            "fd": wire,
+            "shared": page,
+            "parent": os.getpid(),
+            "message": limits.message,
+            "header": limits.header,
+            "output": limits.output,
+        }
+        # -u: C's stdio is unbuffered too; -P: no `''` on sys.path, so nothing in this directory hides a module of ours
+        # or Python's while it starts; faulthandler: a crash leaves its traceback in the last output.
+        command = [self._options.executable, "-u", "-P", "-X", "faulthandler", "-c", _BOOT, _PACKAGE_ROOT]
+        for name, value in options.items():
+            command += (f"--{name}", str(value))
+        return command
+
+    def send(self, pieces: Iterable[Buffer]) -> None:
+        """Send frames, given as pieces; never waits."""
+        if self._socket is not None:
+            self._socket.send(pieces)
+
+    def cancel(self, number: int) -> None:
+        """Withdraw a command that was sent: it is answered as cancelled unless it has begun."""
+        if self._page is not None:
+            self.send(encode(Kind.CANCEL, number))
+            self._page.words[CANCELS] += 1
+            # It begins while we look, or has begun: the word that says so was set before it looked at ours.
+            if self.running == number:
+                self.interrupt(number)
+
+    def interrupt(self, number: int) -> None:
+        """Raise KeyboardInterrupt in that command, if it runs or when it begins."""
+        if self._page is not None and self._process is not None:
+            self._page.words[INTERRUPT] = number
+            self._process.signal_group(signal.SIGINT)
+
+    def pause_reading(self) -> None:
+        """Leave what it says where it is, until `resume_reading`."""
+        # What a dead one has left is bounded, and is to be answered.
+        if self._socket is not None and self._process is not None and not self._process.exited.done():
+            self._socket.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        if self._socket is not None:
+            self._socket.resume_reading()
+
+    def check_output(self) -> None:
+        """Cut out the middle of what it writes if that runs away."""
+        for output in self._outputs:
+            output.trim(self._options.limits.output // 2)
+
+    def kill(self) -> None:
+        """End it and its children at once; `on_exit` follows."""
+        if self._process is not None:
+            self._process.signal_group(signal.SIGKILL)
+
+    async def aclose(self, grace: float = 0.5) -> None:
+        """End it and its children, within `grace` seconds politely. `on_exit` has been called when this returns."""
+        if self._process is None:
+            return
+        await self._process.aclose(grace)
+        self._over_now()
+        await asyncio.wait([self._over])
+
+    def _frames(self, frames: list[Frame]) -> None:
+        if not self._over.done():
+            self.on_frames(frames)
+
+    def _socket_ended(self, error: BaseException | None) -> None:
+        """All that it sent has been read; wait for its end, or bring it about."""
+        self._drained = True
+        assert self._process is not None
+        if self._process.exited.done():
+            self._over_now()
+        elif isinstance(error, ProtocolError):
+            self.kill()
+        else:
+            self._loop.call_later(LEAVE, self.kill)
+
+    def _exited(self, exited: asyncio.Future[int]) -> None:
+        """It has ended; read what it sent before."""
+        if self._drained:
+            self._over_now()
+        elif self._socket is not None:
+            self._socket.resume_reading()
+            self._loop.call_later(DRAIN, self._drain, self._socket.reads)
+
+    def _drain(self, reads: int) -> None:
+        # A child that the user's code forked may hold the socket open for ever: stop when nothing more comes.
+        if self._drained or self._socket is None:
+            return
+        if self._socket.reads != reads:
+            self._loop.call_later(DRAIN, self._drain, self._socket.reads)
+        else:
+            self._over_now()
+
+    def _over_now(self) -> None:
+        if self._over.done():
+            return
+        self._over.set_result(None)
+        assert self._process is not None
+        try:
+            self.on_exit(self._process.exited.result(), self._last_output())
+        finally:
+            if self._socket is not None:
+                self._socket.close()
+            self._let_go()
+
+    def _last_output(self) -> str:
+        tails = [output.tail(LAST_OUTPUT) for output in self._outputs]
+        if all(tails):
+            tails = [tail[-LAST_OUTPUT // 2 :] for tail in tails]
+        return b"".join(tails).decode("utf-8", "replace")
+
+    def _let_go(self) -> None:
+        for output in self._outputs:
+            output.close()
+        if self._page is not None:
+            self._page.close()
+        self._outputs, self._page = [], None

@@ -1,0 +1,102 @@
+"""A real kernel with nothing above it: commands in, answers out, each under its id."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from aioparallel.kernels import KernelOptions, ProcessKernel
+from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.wire import RESULT_META, Frame, KernelCall, Kind, Limits, Status, encode
+
+ENGINE = 7
+
+
+@dataclass
+class Outcome:
+    """What came back for one command."""
+
+    status: Status
+    value: Any
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @classmethod
+    def of(cls, frame: Frame) -> Outcome:
+        status = Status(frame.code)
+        if status is Status.CANCELLED:
+            return cls(status, None, "", "", 0.0)
+        header = frame.header
+        _, seconds, length = RESULT_META.unpack_from(header)
+        output = header[RESULT_META.size :]
+        value = unpack(frame.buffers) if status is Status.OK else unpack_error(frame.buffers)
+        return cls(status, value, output[:length].decode(), output[length:].decode(), seconds)
+
+
+class Driven:
+    """A kernel, and what it says."""
+
+    def __init__(self, options: KernelOptions | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        self.kernel = ProcessKernel(self._receive, self._ended, options=options)
+        self.ready: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self.ended: asyncio.Future[tuple[int, str, int | None]] = loop.create_future()
+        self.order: list[int] = []
+        self._answers: dict[int, asyncio.Future[Outcome]] = {}
+        self._number = 0
+
+    async def start(self, path: list[str] | None = None) -> None:
+        self.kernel.start()
+        await self.ready
+        header = json.dumps({"engine": ENGINE, "path": path or []}).encode()
+        self.kernel.send(encode(Kind.CALL, code=KernelCall.SETUP, header=header))
+
+    def submit(self, verb: str, *arguments: Any) -> tuple[int, asyncio.Future[Outcome]]:
+        self._number += 1
+        answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
+        self.kernel.send(encode(Kind.COMMAND, self._number, buffers=pack((verb, *arguments))))
+        return self._number, answer
+
+    def execute(self, code: str) -> tuple[int, asyncio.Future[Outcome]]:
+        return self.submit("execute", code)
+
+    async def do(self, code: str) -> Outcome:
+        return await self.execute(code)[1]
+
+    async def running(self, number: int) -> None:
+        """Wait until that command runs."""
+        while self.kernel.running != number:
+            await asyncio.sleep(0.001)
+
+    async def printed(self, text: str, stream: int = 0) -> None:
+        """Wait until the command that runs has written that."""
+        while text.encode() not in self.kernel._outputs[stream].tail(10_000):
+            await asyncio.sleep(0.001)
+
+    def _receive(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.NOTICE:
+                self.ready.set_result(frame.json())
+            else:
+                self.order.append(frame.id)
+                self._answers.pop(frame.id).set_result(Outcome.of(frame))
+
+    def _ended(self, returncode: int, output: str) -> None:
+        self.ended.set_result((returncode, output, self.kernel.running))
+
+
+@contextlib.asynccontextmanager
+async def driven(limits: Limits | None = None, path: list[str] | None = None) -> AsyncIterator[Driven]:
+    """Yield a kernel that is ready, and end it."""
+    one = Driven(KernelOptions(limits=limits or Limits()))
+    try:
+        async with asyncio.timeout(30):
+            await one.start(path)
+            yield one
+    finally:
+        await one.kernel.aclose()

@@ -1,0 +1,110 @@
+"""A controller with engines that are namespaces in this very loop: no process, no socket, nothing to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+from aioparallel import connection
+from aioparallel.controller import Controller
+from aioparallel.errors import EngineDied, to_plain
+from aioparallel.namespace import Namespace
+from aioparallel.wire import RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
+
+Later = Callable[[], None]
+
+
+class ModelHost:
+    """An engine host as the controller sees it. Commands run when the test says so (`step`), or at once (`eager`)."""
+
+    def __init__(self, *, eager: bool = True, seconds: float = 0.001) -> None:
+        self.eager = eager
+        self.seconds = seconds
+        self.waiting: list[Frame] = []
+        self.cancelled: list[int] = []
+        self.asked: list[tuple[HostCall, int]] = []
+        self.spaces: dict[int, Namespace] = {}
+        self.ids: list[int] = []
+        self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self._joined: dict[int, asyncio.Future[int]] = {}
+
+    async def dial(self, controller: Controller, n: int) -> ModelHost:
+        self.connection, _ = await connection.connect(
+            controller.capability("engine"), role="engine", on_frames=self._receive, on_lost=self.lost.set_result
+        )
+        for _ in range(n):
+            await self.join()
+        return self
+
+    async def join(self, **about: Any) -> int:
+        number = len(self._joined)
+        joined = self._joined[number] = asyncio.get_running_loop().create_future()
+        header = json.dumps({"pid": 1000 + number, "host": "model", **about}).encode()
+        self.connection.send(encode(Kind.CALL, number, code=EngineCall.JOIN, header=header))
+        return await joined
+
+    def _receive(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.kind == Kind.RESULT:
+                self.ids.append(frame.engine)
+                self.spaces[frame.engine] = Namespace(frame.engine, run_coroutine=_no_coroutines)
+                self._joined[frame.id].set_result(frame.engine)
+            elif frame.kind == Kind.COMMAND:
+                self.waiting.append(frame)
+                if self.eager:
+                    self.step()
+            elif frame.kind == Kind.CANCEL:
+                self._cancel(frame)
+            elif frame.kind == Kind.CALL:
+                self.asked.append((HostCall(frame.code), frame.engine))
+                self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine))
+
+    def _cancel(self, frame: Frame) -> None:
+        self.cancelled.append(frame.id)
+        for waiting in [waiting for waiting in self.waiting if waiting.id == frame.id]:
+            self.waiting.remove(waiting)
+            self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine, code=Status.CANCELLED))
+
+    def step(self, place: int = 0, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
+        """Run one of the commands that wait."""
+        frame = self.waiting.pop(place)
+        good, payload = self.spaces[frame.engine].run(frame.buffers)
+        header = RESULT_META.pack(0.0, self.seconds, len(stdout)) + stdout + stderr
+        self.connection.send(
+            encode(Kind.RESULT, frame.id, code=int(not good), engine=frame.engine, header=header, buffers=payload)
+        )
+
+    def die(self, engine: int) -> None:
+        """Let an engine's kernel die: what runs there, and what waits behind it, is answered so."""
+        for place, frame in enumerate([frame for frame in self.waiting if frame.engine == engine]):
+            self.waiting.remove(frame)
+            death = EngineDied("killed by SIGKILL", engine_id=engine, reason="killed by SIGKILL", running=place == 0)
+            header = json.dumps(to_plain(death)).encode()
+            self.connection.send(encode(Kind.RESULT, frame.id, code=Status.FAULT, engine=engine, header=header))
+
+
+def _no_coroutines(work: Coroutine[Any, Any, Any]) -> Any:
+    raise AssertionError("a model engine awaits nothing")
+
+
+async def settle(turns: int = 30) -> None:
+    """Let everything that can happen without the outside world happen."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+@contextlib.asynccontextmanager
+async def model_cluster(
+    n: int = 3, *, eager: bool = True, limits: Limits | None = None, address: str = "memory://model"
+) -> AsyncIterator[tuple[Controller, ModelHost]]:
+    """Yield a controller with every built-in interface, and the host of its `n` engines."""
+    async with Controller(limits=limits) as controller:
+        await controller.listen(address)
+        for interface in ("multiengine", "task", "monitor", "admin"):
+            await controller.add(interface)
+        host = await ModelHost(eager=eager).dial(controller, n)
+        yield controller, host
+    await host.lost

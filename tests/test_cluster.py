@@ -1,0 +1,216 @@
+"""Clusters from Python: ready when they say so, private, and gone afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import uvloop
+
+from aioparallel.cluster import Cluster
+from aioparallel.errors import AddressError, ClusterError, ConfigurationError, NoClusterError, PluginError
+from aioparallel.launchers import Job
+from aioparallel.launchers.local import LocalLauncher
+from programs import PATIENCE, environment, processes, wait_gone
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_work_then_nothing_is_left(run: Run, state_directory: Path) -> None:
+    async def main() -> None:
+        async with Cluster(2) as cluster:
+            assert cluster.engine_ids == [0, 1]
+            started = processes(state_directory)
+            assert len(started) == 4
+            multiengine = await cluster.multiengine()
+            assert await multiengine.get_ids() == [0, 1]
+            async with cluster.task() as tasks:
+                assert await tasks.submit(pow, 2, 10) == 1024
+            assert cluster.statistics().processes == 2
+            assert cluster.statistics().clients == 1
+            assert cluster.statistics().start > 0
+            directory = cluster.directory
+            assert directory.stat().st_mode & 0o777 == 0o700
+        assert not processes(state_directory)
+        assert not directory.exists()
+        assert not any(state_directory.iterdir())
+        assert not multiengine.channel.is_open
+        await cluster.aclose()
+        with pytest.raises(ClusterError, match="does not run"):
+            cluster.capability("task")
+        with pytest.raises(ClusterError, match="started once"):
+            await cluster.start()
+
+    run(main())
+
+
+def test_exception_ends_it(state_directory: Path) -> None:
+    async def main() -> None:
+        with pytest.raises(ZeroDivisionError):
+            async with Cluster(1):
+                raise ZeroDivisionError
+        assert not processes(state_directory)
+
+    asyncio.run(main())
+
+
+def test_cancelled_start_leaves_nothing(state_directory: Path) -> None:
+    async def main() -> None:
+        cluster = Cluster(2)
+        starting = asyncio.ensure_future(cluster.start())
+        while not processes(state_directory):
+            await asyncio.sleep(0)
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+        assert not processes(state_directory)
+        assert not cluster.directory.exists()
+
+    asyncio.run(main())
+
+
+def test_more_engines_and_what_is_there(state_directory: Path) -> None:
+    async def main() -> None:
+        async with Cluster(1, path=[Path(__file__).parent]) as cluster:
+            assert await cluster.add_engines(2) == [1, 2]
+            await cluster.wait_for_engines(3)
+            with pytest.raises(TimeoutError, match=r"3 of 4 engines were there after 0.1 s"):
+                await cluster.wait_for_engines(4, timeout=0.1)
+            with pytest.raises(ConfigurationError, match="a whole number from 1 up, not 0"):
+                await cluster.add_engines(0)
+            assert cluster.capability("engine").interface == "engine"
+            with pytest.raises(NoClusterError):
+                cluster.capability("nothing")
+            with pytest.raises(PluginError, match="no interface named 'nothing'"):
+                await cluster.client("nothing")
+            multiengine = await cluster.multiengine()
+            await multiengine.execute("from programs import PATIENCE", targets=0)
+            assert await multiengine.pull("PATIENCE", targets=0) == [PATIENCE]
+
+    asyncio.run(main())
+
+
+def test_over_tls() -> None:
+    async def main() -> None:
+        async with Cluster(1, listen="tls://127.0.0.1:0") as cluster:
+            [address] = cluster.capability("task").addresses
+            assert address.startswith("tls://127.0.0.1:")
+            tasks = await cluster.task()
+            assert await tasks.submit(len, "four") == 4
+
+    asyncio.run(main())
+
+
+def test_two_never_meet() -> None:
+    async def main() -> None:
+        async with Cluster(1) as one, Cluster(1) as other:
+            assert one.directory != other.directory
+            assert one.capability("task").controller != other.capability("task").controller
+
+    asyncio.run(main())
+
+
+def test_killed_controller_is_noticed_and_takes_the_rest_with_it(state_directory: Path) -> None:
+    async def main() -> None:
+        async with Cluster(2) as cluster:
+            [controller] = [pid for pid, line in processes(state_directory).items() if "cli.controller" in line]
+            others = [pid for pid in processes(state_directory) if pid != controller]
+            os.kill(controller, signal.SIGKILL)
+            async with asyncio.timeout(2):
+                assert "killed by SIGKILL" in await cluster.wait_ended()
+            assert await asyncio.to_thread(wait_gone, others, 2)
+
+    asyncio.run(main())
+
+
+SCRIPT = """
+import asyncio
+from aioparallel.cluster import Cluster
+
+async def main():
+    async with Cluster(2) as cluster:
+        multiengine = await cluster.multiengine()
+        multiengine.execute("import time\\nwhile True:\\n    time.sleep(1)")
+        print(cluster.directory, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_killed_caller_leaves_nothing(state_directory: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        directory = Path(caller.stdout.readline().strip())
+        pids = list(processes(state_directory))
+        assert len(pids) == 5
+        caller.kill()
+        assert wait_gone(pids, 5)
+        assert not directory.exists()
+
+
+class Wrong(LocalLauncher):
+    """Starts something else than engines."""
+
+    name: ClassVar[str] = "wrong"
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+    async def start(
+        self, command: Sequence[str], count: int = 1, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> list[Job]:
+        return await super().start([sys.executable, "-c", self.code], count, cwd=cwd, env=env)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('{\"error\": \"no room here\"}')", "the engine host did not start: no room here"),
+        ("import sys; sys.exit('no such library')", r"exit status 1\):\nno such library"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("input()", r"not ready after 1.5 s: .*input\(\)"),
+    ],
+)
+def test_failed_start_says_why(code: str, words: str, state_directory: Path) -> None:
+    async def main() -> None:
+        cluster = Cluster(1, launcher=Wrong(code), timeout=1.5)
+        with pytest.raises(ClusterError, match=words):
+            await cluster.start()
+        assert not processes(state_directory)
+        assert not cluster.directory.exists()
+
+    asyncio.run(main())
+
+
+def test_refused_arguments() -> None:
+    for n in (0, -1, 1.5, True, "4"):
+        with pytest.raises(ConfigurationError, match="a whole number from 1 up"):
+            Cluster(n)  # type: ignore[arg-type]
+    with pytest.raises(AddressError, match=r"known: memory://, tls://, unix://"):
+        Cluster(1, listen="carrier-pigeon://roof")
+    with pytest.raises(PluginError, match="no launcher named 'moon'"):
+        Cluster(1, launcher="moon")
+    with pytest.raises(ConfigurationError, match="can't name a cluster"):
+        Cluster(1, name="../up")
+
+
+def test_forgotten_one_warns() -> None:
+    async def main() -> None:
+        cluster = Cluster(1)
+        await cluster.start()
+        with pytest.warns(ResourceWarning, match="was never closed"):
+            cluster.__del__()
+        await cluster.aclose()
+
+    asyncio.run(main())

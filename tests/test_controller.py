@@ -1,0 +1,191 @@
+"""The controller: who is let in, what it says of itself, how it ends, and that it can't unpickle."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from model import ModelHost, model_cluster, settle
+
+import aioparallel
+from aioparallel.authority import ControllerState
+from aioparallel.controller import Controller
+from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, ControllerGone
+from aioparallel.events import ClientJoined, ClientLeft, EngineJoined, EngineLeft, PeerRefused
+from aioparallel.private import Secret
+from aioparallel.source import SYSTEM
+
+RUNNERS = [asyncio.run, uvloop.run]
+
+
+@pytest.mark.parametrize("run", RUNNERS)
+@pytest.mark.parametrize("scheme", ["memory", "unix", "tls"])
+def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, tmp_path: Path):
+    tmp_path.chmod(0o700)
+    address = {"memory": "memory://x", "unix": f"unix://{tmp_path}/s", "tls": "tls://127.0.0.1:0"}[scheme]
+
+    async def main() -> None:
+        async with model_cluster(2, address=address) as (controller, _):
+            async with aioparallel.MultiEngineClient(controller.capability("multiengine")) as mec:
+                big = bytes(range(256)) * 4096
+                assert await mec.apply(len, big) == [len(big)] * 2
+                assert (await mec.apply(bytes, big, targets=1))[0] == big
+            async with aioparallel.TaskClient(controller.capability("task")) as tc:
+                assert sorted(await asyncio.gather(*(tc.submit(abs, -i) for i in range(200)))) == list(range(200))
+            async with aioparallel.MonitorClient(controller.capability("monitor")) as monitor:
+                status = await monitor.status()
+                assert [engine["id"] for engine in status["engines"]] == [0, 1]
+                assert status["clients"] == {"monitor": 1}
+                assert status["addresses"] == controller.addresses
+
+    run(main())
+
+
+def test_events_tell_who_comes_and_goes():
+    async def main() -> None:
+        seen: list[Any] = []
+        async with Controller() as controller:
+            controller.monitor.listen(seen.append)
+            await controller.listen("memory://x")
+            await controller.add("task")
+            host = await ModelHost().dial(controller, 1)
+            async with aioparallel.TaskClient(controller.capability("task")):
+                pass
+            host.connection.abort()
+            await host.lost
+            await settle()
+            wrong = controller.capability("task")
+            with pytest.raises(AccessDenied):
+                await aioparallel.TaskClient.connect(
+                    type(wrong)(**{f: getattr(wrong, f) for f in wrong.__slots__} | {"key": Secret(bytes(32))})
+                )
+            await settle()
+        kinds = [type(event) for event in seen]
+        assert kinds == [EngineJoined, ClientJoined, ClientLeft, EngineLeft, PeerRefused]
+
+    asyncio.run(main())
+
+
+def test_ids_are_reused_lowest_first():
+    async def main() -> None:
+        async with model_cluster(3) as (controller, host):
+            other = await ModelHost().dial(controller, 2)
+            assert sorted(controller.engines) == [0, 1, 2, 3, 4]
+            host.connection.abort()
+            await host.lost
+            await settle()
+            assert sorted(controller.engines) == [3, 4]
+            assert await other.join() == 0
+            assert list(controller.engines) == [0, 3, 4]
+            other.connection.abort()
+            await other.lost
+
+    asyncio.run(main())
+
+
+def test_a_capability_opens_its_own_interface_and_no_other():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _):
+            task = controller.capability("task")
+            with pytest.raises(ConfigurationError, match="for the interface 'task', not 'multiengine'"):
+                await aioparallel.MultiEngineClient.connect(task)
+            fields = {f: getattr(task, f) for f in task.__slots__}
+            with pytest.raises(AccessDenied):
+                await aioparallel.MultiEngineClient.connect(type(task)(**fields | {"interface": "multiengine"}))
+            with pytest.raises(ConfigurationError, match="no interface 'poetry' here; there are engine, admin"):
+                controller.capability("poetry")
+
+    asyncio.run(main())
+
+
+def test_a_controller_that_is_gone_is_said_at_once(tmp_path: Path):
+    tmp_path.chmod(0o700)
+
+    async def main() -> None:
+        async with Controller() as controller:
+            await controller.listen(f"unix://{tmp_path}/s")
+            await controller.add("task")
+            capability = controller.capability("task")
+        with pytest.raises(ControllerGone, match="no controller answers .* start one with: aiocluster start -n 4"):
+            await aioparallel.TaskClient.connect(capability)
+
+    asyncio.run(main())
+
+
+def test_identity_and_keys_survive_a_restart(tmp_path: Path):
+    async def life(epoch: int) -> Any:
+        state = ControllerState.open(tmp_path / "controller.json", SYSTEM)
+        async with Controller(state) as controller:
+            assert controller.status()["epoch"] == epoch
+            await controller.listen("tls://127.0.0.1:0")
+            await controller.add("monitor")
+            capability = controller.capability("monitor")
+            async with aioparallel.MonitorClient(capability) as monitor:
+                await monitor.status()
+            return capability
+
+    first, second = asyncio.run(life(1)), asyncio.run(life(2))
+    assert (first.id, first.key.reveal(), first.pins) == (second.id, second.key.reveal(), second.pins)
+
+
+@pytest.mark.parametrize("address", ["carrier-pigeon://home", "nonsense", "tls://nohost", "unix://relative", "memory://"])
+def test_bad_addresses_are_named(address: str):
+    async def main() -> None:
+        async with Controller() as controller:
+            with pytest.raises(AddressError) as caught:
+                await controller.listen(address)
+            assert address in str(caught.value)
+            if "pigeon" in address or address == "nonsense":
+                assert "memory://, tls://, unix://" in str(caught.value)
+
+    asyncio.run(main())
+
+
+def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
+    tmp_path.chmod(0o700)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    async def main() -> None:
+        for _ in range(20):
+            async with Controller() as one, Controller() as two:
+                await one.listen("memory://one")
+                await two.listen(f"unix://{tmp_path}/two")
+                for controller in (one, two):
+                    await controller.add("task")
+                    async with aioparallel.TaskClient(controller.capability("task")):
+                        pass
+        await settle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_controller_and_interfaces_run_with_pickle_banned():
+    code = """
+import sys
+for name in ("pickle", "_pickle", "cloudpickle"):
+    sys.modules[name] = None
+import asyncio
+from aioparallel.controller import Controller
+async def main():
+    async with Controller() as controller:
+        await controller.listen("memory://x")
+        await controller.listen("tls://127.0.0.1:0")
+        for interface in ("multiengine", "task", "monitor", "admin"):
+            await controller.add(interface)
+            controller.capability(interface)
+        print(sorted(controller.status()["interfaces"]))
+asyncio.run(main())
+assert "aioparallel.serialize" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("['admin', 'monitor', 'multiengine', 'task']\n", "")

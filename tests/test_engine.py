@@ -1,0 +1,470 @@
+"""The engine host, with real kernels and a controller that is played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from aioparallel.capability import Capability, Secret
+from aioparallel.engine import EngineHost
+from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost, ControllerGone, NoClusterError
+from aioparallel.kernels import KernelOptions
+from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.source import SYSTEM
+from aioparallel.wire import (
+    NO_ENGINE,
+    RESULT_META,
+    Buffer,
+    Decoder,
+    EngineCall,
+    Frame,
+    HostCall,
+    Kind,
+    Limits,
+    Status,
+    encode,
+)
+
+NOWHERE = Capability(
+    id="00",
+    interface="engine",
+    controller="c0ffee",
+    cluster="default",
+    addresses=("unix:///nonexistent/socket",),
+    server_name="",
+    pins=(),
+    certificates=(),
+    key=Secret(bytes(32)),
+    caveats=(),
+    issued=0.0,
+    serial=1,
+    note="",
+)
+
+
+class Played:
+    """The controller's part: gives ids, asks, and keeps what it is told."""
+
+    congested = False
+
+    def __init__(self) -> None:
+        self.on_drained: Callable[[], None] = lambda: None
+        self.joined: dict[int, dict[str, Any]] = {}
+        self.notices: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.closed = False
+        self.received = 0
+        self._decoder = Decoder(Limits())
+        self._answers: dict[int, asyncio.Future[Frame]] = {}
+        self._number = 100
+
+    async def dial(self, on_frames: Callable[[list[Frame]], None], on_lost: Callable[[Any], None]) -> Played:
+        self._on_frames, self.lose = on_frames, on_lost
+        return self
+
+    def send(self, pieces: Iterable[Buffer]) -> None:
+        for frame in self._decoder.feed(b"".join(pieces)):
+            self.received += 1
+            if frame.kind == Kind.CALL:
+                assert frame.code == EngineCall.JOIN
+                engine = 10 + len(self.joined)
+                self.joined[engine] = frame.json()
+                self.say(encode(Kind.RESULT, frame.id, header=json.dumps({"engine": engine}).encode()))
+            elif frame.kind == Kind.NOTICE:
+                self.notices.put_nowait(frame.json())
+            else:
+                self._answers.pop(frame.id).set_result(frame)
+
+    def close(self, error: BaseException | None = None) -> None:
+        self.closed = True
+        asyncio.get_running_loop().call_soon(self.lose, error)
+
+    def say(self, pieces: Iterable[Buffer]) -> None:
+        self._on_frames(Decoder(Limits()).feed(b"".join(pieces)))
+
+    def _ask(self, kind: Kind, **parts: Any) -> asyncio.Future[Frame]:
+        self._number += 1
+        answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
+        self.say(encode(kind, self._number, **parts))
+        return answer
+
+    def execute(self, engine: int, code: str) -> asyncio.Future[Frame]:
+        return self._ask(Kind.COMMAND, engine=engine, buffers=pack(("execute", code)))
+
+    def call(self, operation: HostCall, engine: int = NO_ENGINE) -> asyncio.Future[Frame]:
+        return self._ask(Kind.CALL, code=operation, engine=engine)
+
+    async def value(self, engine: int, code: str) -> Any:
+        frame = await self.execute(engine, code)
+        assert frame.code == Status.OK, frame.header
+        assert frame.engine == engine
+        return unpack(frame.buffers)["repr"]
+
+
+@contextlib.asynccontextmanager
+async def hosted(n: int = 1, **options: Any) -> AsyncIterator[tuple[EngineHost, Played]]:
+    played = Played()
+    async with asyncio.timeout(40), EngineHost(NOWHERE, n=n, dial=played.dial, **options) as host:
+        await host.wait_ready()
+        yield host, played
+
+
+async def _printed(host: EngineHost, seat: int, text: str) -> None:
+    kernel: Any = host._seats[seat]._kernel
+    while text.encode() not in kernel._outputs[0].tail(1000):
+        await asyncio.sleep(0.001)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_engines_join_and_answer(run: Any) -> None:
+    async def main() -> None:
+        async with hosted(3) as (host, played):
+            assert host.engine_ids == [10, 11, 12]
+            for about in played.joined.values():
+                assert set(about) == {"pid", "host", "python", "slot"}
+                assert about["python"] == sys.version.split()[0]
+                assert _is_there(about["pid"])
+            assert await asyncio.gather(*(played.value(i, "id * 2") for i in host.engine_ids)) == ["20", "22", "24"]
+            frame = await played.execute(11, "print('x'); 1/0")
+            assert frame.code == Status.ERROR
+            assert frame.header[RESULT_META.size :] == b"x\n"
+            assert isinstance(unpack_error(frame.buffers), ZeroDivisionError)
+            pids = [about["pid"] for about in played.joined.values()]
+        assert played.closed
+        assert not any(map(_is_there, pids))
+
+    run(main())
+
+
+def test_answers_come_back_in_batches() -> None:
+    async def main() -> None:
+        async with hosted() as (_, played):
+            sends = 0
+            send = played.send
+
+            def counting(pieces: Iterable[Buffer]) -> None:
+                nonlocal sends
+                sends += 1
+                send(pieces)
+
+            played.send = counting  # type: ignore[method-assign]
+            await asyncio.gather(*(played.execute(10, "1") for _ in range(1000)))
+            assert sends < 700
+
+    asyncio.run(main())
+
+
+# A kernel that dies
+
+
+def test_killed_kernel_is_reported_at_once_and_followed() -> None:
+    async def main() -> None:
+        async with hosted(2) as (host, played):
+            pid = played.joined[10]["pid"]
+            running = played.execute(10, "import time; print('last words'); time.sleep(60)")
+            waiting = [played.execute(10, "1") for _ in range(3)]
+            await _printed(host, 0, "last words")
+            since = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            frame = await running
+            assert time.monotonic() - since < 0.2
+            assert frame.code == Status.FAULT
+            plain = frame.json()
+            assert plain["error"] == "EngineDied"
+            assert (plain["running"], plain["engine"], plain["reason"]) == (True, 10, "killed by SIGKILL")
+            assert plain["output"] == "last words\n"
+            assert "namespace is lost" in plain["text"]
+            for answer in waiting:
+                assert (await answer).json()["running"] is False
+            died = await played.notices.get()
+            assert died == {
+                "event": "kernel_died",
+                "engine": 10,
+                "pid": pid,
+                "reason": "killed by SIGKILL",
+                "output": "last words\n",
+            }
+            assert await played.value(10, "id") == "10"  # waits for the fresh one
+            restarted = await played.notices.get()
+            assert restarted["event"] == "kernel_restarted"
+            assert restarted["pid"] != pid
+            assert await played.value(11, "id") == "11"
+
+    asyncio.run(main())
+
+
+def test_what_was_answered_before_the_end_arrives() -> None:
+    async def main() -> None:
+        async with hosted() as (_, played):
+            big = played.execute(10, "x = bytes(5_000_000); len(x)")
+            pulled = played._ask(Kind.COMMAND, engine=10, buffers=pack(("pull", "x")))
+            died = played.execute(10, "import os; os._exit(3)")
+            assert unpack((await big).buffers)["repr"] == "5000000"
+            assert unpack((await pulled).buffers) == bytes(5_000_000)
+            assert (await died).json()["reason"] == "exit status 3"
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_works_now_and_then_is_not_broken() -> None:
+    async def main() -> None:
+        async with hosted() as (_, played):
+            for _ in range(7):
+                assert await played.value(10, "id") == "10"
+                assert (await played.execute(10, "import os; os._exit(1)")).json()["running"]
+
+    asyncio.run(main())
+
+
+def test_kernels_that_keep_dying_end_in_words_and_a_restart_helps() -> None:
+    async def main() -> None:
+        async with hosted() as (_, played):
+            dying = [await played.execute(10, "import os; os._exit(1)") for _ in range(5)]
+            assert all(frame.json()["running"] for frame in dying)
+            events = [(await played.notices.get())["event"] for _ in range(10)]
+            assert events[-2:] == ["kernel_died", "kernel_broken"]
+            assert events.count("kernel_restarted") == 4
+            refused = (await played.execute(10, "1")).json()
+            assert refused["error"] == "EngineDied"
+            assert not refused["running"]
+            assert "restart" in refused["reason"]
+            assert (await played.call(HostCall.RESTART, 10)).json()["pid"]
+            assert await played.value(10, "id") == "10"
+
+    asyncio.run(main())
+
+
+def test_kernels_that_do_not_start_end_the_host_in_words() -> None:
+    async def main() -> None:
+        options = KernelOptions(env={"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere"})
+        host = EngineHost(NOWHERE, dial=Played().dial, options=options)
+        async with host:
+            with pytest.raises(ClusterError, match="the kernel does not start: exit status 1\n"):
+                await host.wait_ready()
+            with pytest.raises(ClusterError):
+                await host.wait_closed()
+        missing = EngineHost(NOWHERE, dial=Played().dial, options=KernelOptions(executable="/no/python"))
+        with pytest.raises(ClusterError, match="can't be started"):
+            await missing.run()
+
+    asyncio.run(main())
+
+
+# What the controller asks
+
+
+def test_interrupt_restart_and_stop() -> None:
+    async def main() -> None:
+        async with hosted(2) as (host, played):
+            assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 0}
+            spinning = played.execute(10, "print('on')\nwhile True: pass")
+            await _printed(host, 0, "on")
+            assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 1}
+            assert unpack_error((await spinning).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
+
+            spinning = played.execute(10, "print('on')\nwhile True: pass")
+            restarted = await played.call(HostCall.RESTART, 10)
+            assert restarted.code == Status.OK
+            assert (await spinning).json()["reason"] == "restarted on request"
+            assert await played.value(10, f"__import__('os').getpid() == {restarted.json()['pid']}") == "True"
+            assert (await played.notices.get())["event"] == "kernel_restarted"
+
+            spinning = played.execute(10, "while True: pass")
+            assert (await played.call(HostCall.STOP, 10)).code == Status.OK
+            assert (await spinning).json()["reason"] == "stopped on request"
+            assert (await played.notices.get())["event"] == "engine_left"
+            assert not _is_there(restarted.json()["pid"])
+            assert host.engine_ids == [11]
+            for refused in (played.execute(10, "1"), played.call(HostCall.RESTART, 10), played.call(HostCall(1), 999)):
+                assert "is not at this host" in (await refused).json()["text"]
+            assert (await played.call(HostCall.STOP)).code == Status.OK
+            await host.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_cancel_what_runs_what_waits_and_what_has_no_kernel_yet() -> None:
+    async def main() -> None:
+        async with hosted() as (host, played):
+            running = played.execute(10, "import time; print('on'); time.sleep(1000)")
+            first = played._number
+            waiting = played.execute(10, "1")
+            await _printed(host, 0, "on")
+            played.say(encode(Kind.CANCEL, played._number, engine=10))
+            played.say(encode(Kind.CANCEL, first, engine=10))
+            played.say(encode(Kind.CANCEL, 5, engine=10))
+            assert unpack_error((await running).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
+            assert (await waiting).code == Status.CANCELLED
+            assert (await played.execute(10, "import os; os._exit(1)")).code == Status.FAULT
+            held = played.execute(10, "1")
+            played.say(encode(Kind.CANCEL, played._number, engine=10))
+            assert (await held).code == Status.CANCELLED
+
+    asyncio.run(main())
+
+
+# Flow
+
+
+def test_a_congested_controller_stops_the_reading() -> None:
+    async def main() -> None:
+        async with hosted(2) as (_, played):
+            played.congested = True
+            assert await played.value(10, "1") == "1"  # what is on its way arrives; then nothing
+            received = played.received
+            more = [played.execute(engine, "1") for engine in (10, 11) for _ in range(20)]
+            done, _ = await asyncio.wait(more, timeout=0.2)
+            assert not done
+            assert played.received == received
+            played.congested = False
+            played.on_drained()
+            await asyncio.gather(*more)
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_runs_is_looked_after() -> None:
+    async def main() -> None:
+        async with hosted(limits=Limits(output=100_000)) as (_, played):
+            runaway = played.execute(10, "while True: print('x' * 1_000_000)")
+            await asyncio.sleep(0)
+            host_side: Any = played
+            seat = host_side._on_frames.__self__._seats[0]
+            lost = 0
+            while not lost:
+                await asyncio.sleep(0.01)
+                lost = seat._kernel._page.words[4]
+            await played.call(HostCall.INTERRUPT, 10)
+            assert b"bytes left out" in (await runaway).header
+
+    asyncio.run(main())
+
+
+# The connection
+
+
+def test_losing_the_controller_is_the_end() -> None:
+    async def main() -> None:
+        async with hosted(2) as (host, played):
+            pids = [about["pid"] for about in played.joined.values()]
+            played.execute(10, "while True: pass").cancel()
+            played.lose(ConnectionResetError("cut"))
+            with pytest.raises(ConnectionLost, match="cut"):
+                await host.wait_closed()
+            assert not any(map(_is_there, pids))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("kind", "fails"), [("ConnectionLost", False), ("AccessDenied", True)])
+def test_goodbye(kind: str, fails: bool) -> None:
+    async def main() -> None:
+        async with hosted() as (host, played):
+            played.say(encode(Kind.GOODBYE, header=json.dumps({"error": kind, "text": "so long"}).encode()))
+            played.lose(None)
+            with pytest.raises(Exception, match="so long") if fails else contextlib.nullcontext():
+                await host.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_waiting_for_a_controller_and_giving_up(tmp_path: Path) -> None:
+    file = tmp_path / "security" / "default" / "engine.cap"
+    told: list[str] = []
+
+    async def main() -> None:
+        host = EngineHost(file, connect_timeout=0.3, on_waiting=lambda error: told.append(type(error).__name__))
+        asyncio.get_running_loop().call_later(0.1, NOWHERE.save, file, SYSTEM)
+        with pytest.raises(ControllerGone):
+            await host.run()
+        with pytest.raises(ControllerGone):
+            await host.wait_ready()
+        nobody = EngineHost(tmp_path / "none.cap", connect_timeout=0)
+        with pytest.raises(NoClusterError):
+            await nobody.run()
+
+    asyncio.run(main())
+    assert told == ["NoClusterError", "ControllerGone"]
+
+
+def test_a_host_that_still_waits_can_be_closed() -> None:
+    async def main() -> None:
+        host = EngineHost(dataclasses.replace(NOWHERE), n=2)
+        async with host:
+            await asyncio.sleep(0)
+        await host.wait_closed()
+        with pytest.raises(ClusterError, match="closed before"):
+            await host.wait_ready()
+        await host.aclose()
+
+    asyncio.run(main())
+
+
+def test_no_engines_is_refused() -> None:
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="at least one engine, not 0"):
+            EngineHost(NOWHERE, n=0)
+
+    asyncio.run(main())
+
+
+def test_nothing_is_left_open() -> None:
+    async def main() -> None:
+        async with hosted():
+            pass
+        before = sorted(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            async with hosted(2) as (_, played):
+                await played.execute(10, "import os; os._exit(1)")
+                await played.value(10, "1")
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert not asyncio.all_tasks() - {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+HOST = """
+import asyncio
+from test_engine import hosted
+
+async def main():
+    async with hosted(3) as (host, played):
+        played.execute(10, "while True: pass")
+        played.execute(11, "sorted(range(10**9))")
+        print(*[about["pid"] for about in played.joined.values()], flush=True)
+        await asyncio.sleep(1000)
+
+asyncio.run(main())
+"""
+
+
+def test_killing_the_host_leaves_no_kernel() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    with subprocess.Popen([sys.executable, "-c", HOST], stdout=subprocess.PIPE, env=environment) as host:
+        assert host.stdout
+        pids = [int(pid) for pid in host.stdout.readline().split()]
+        assert len(pids) == 3
+        host.kill()
+    end = time.monotonic() + 2
+    while any(map(_is_there, pids)):
+        assert time.monotonic() < end, "a kernel outlives its host"
+        time.sleep(0.005)

@@ -1,0 +1,161 @@
+"""How interfaces are written: operations, refusals, and how calls reach them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from aioparallel.channel import Client
+from aioparallel.controller import Controller
+from aioparallel.errors import OperationError, PluginError
+from aioparallel.interface import ClientProxy, Interface, operations, remote
+
+
+class Counter(Interface):
+    """Counts."""
+
+    name = "counter"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.ended: list[str] = []
+
+    async def start(self) -> None:
+        self.total = 0
+
+    async def stop(self) -> None:
+        self.ended.append("stop")
+
+    def client_joined(self, client: ClientProxy) -> None:
+        self.calls.append("joined")
+
+    def client_left(self, client: ClientProxy) -> None:
+        self.calls.append("left")
+
+    @remote
+    def add(self, n: int = 1) -> int:
+        """Add and return the total."""
+        self.total += n
+        return self.total
+
+    @remote
+    async def wait(self) -> None:
+        """Wait for ever."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.ended.append("wait")
+            raise
+
+    @remote
+    def fail(self) -> None:
+        """Fail in an unforeseen way."""
+        raise KeyError("oops")
+
+    @remote
+    async def refuse(self) -> None:
+        """Refuse in words."""
+        raise OperationError("not today")
+
+    def hidden(self) -> None:
+        """Not an operation."""
+
+
+class CounterClient(Client):
+    """The asyncio face."""
+
+    interface = "counter"
+
+    def call(self, operation: str, **arguments: Any) -> Any:
+        return self._operate(operation, **arguments)
+
+
+def test_operations_are_those_that_are_marked():
+    assert operations(Counter) == ("add", "fail", "refuse", "wait")
+
+
+def test_plain_calls_give_values_or_errors_in_words(caplog: pytest.LogCaptureFixture):
+    async def main() -> None:
+        async with Controller() as controller:
+            await controller.listen("memory://x")
+            counter = await controller.add(Counter)
+            async with CounterClient(controller.capability("counter")) as client:
+                assert await client.call("add") == 1
+                assert await client.call("add", n=5) == 6
+                with pytest.raises(OperationError, match="fail: KeyError: 'oops'"):
+                    await client.call("fail")
+                with pytest.raises(OperationError, match="not today"):
+                    await client.call("refuse")
+                with pytest.raises(OperationError, match="unexpected keyword argument 'm'"):
+                    await client.call("add", m=1)
+                with pytest.raises(OperationError, match="no operation 'hidden'; it has add, fail, refuse, wait"):
+                    client.call("hidden")
+                waiting = client.call("wait")
+                await asyncio.sleep(0)
+                assert await client.call("add", n=0) == 6
+                waiting.cancel()
+                assert await client.call("add", n=0) == 6
+                forgotten = client.call("wait")
+                assert await client.call("add", n=0) == 6
+            with pytest.raises(ConnectionError):
+                await forgotten
+        assert counter.calls == ["joined", "left"]
+        assert counter.ended == ["wait", "wait", "stop"] or sorted(counter.ended) == ["stop", "wait", "wait"]
+
+    asyncio.run(main())
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
+        "operation 'fail' of interface 'counter' failed"
+    ]
+
+
+def test_a_generator_is_refused_when_the_class_is_made():
+    with pytest.raises(PluginError, match=r"Bad\.numbers: an operation can't be a generator"):
+
+        class Bad(Interface):
+            name = "bad"
+
+            @remote
+            def numbers(self) -> Any:
+                yield 1
+
+
+@pytest.mark.parametrize(
+    ("interface", "text"),
+    [
+        (object(), "is not an interface"),
+        (type("NoName", (Interface,), {}), "is not an interface with a name"),
+        (type("BadName", (Interface,), {"name": "two words"}), "is not an interface with a name"),
+        (type("Engine", (Interface,), {"name": "engine"}), "here already"),
+        ("no-such-thing", "no interface named 'no-such-thing'; known: .*monitor, multiengine, task"),
+    ],
+)
+def test_a_bad_interface_is_refused_by_name(interface: Any, text: str):
+    async def main() -> None:
+        async with Controller() as controller:
+            with pytest.raises(PluginError, match=text):
+                await controller.add(interface)
+
+    asyncio.run(main())
+
+
+def test_one_that_can_not_start_is_refused_and_the_others_go_on():
+    class Broken(Interface):
+        name = "broken"
+
+        async def start(self) -> None:
+            raise RuntimeError("no disk")
+
+    async def main() -> None:
+        async with Controller() as controller:
+            await controller.listen("memory://x")
+            await controller.add(Counter)
+            with pytest.raises(PluginError, match="interface 'broken' can't start: RuntimeError: no disk"):
+                await controller.add(Broken)
+            with pytest.raises(PluginError, match="'counter' is here already"):
+                await controller.add(Counter)
+            async with CounterClient(controller.capability("counter")) as client:
+                assert await client.call("add") == 1
+
+    asyncio.run(main())

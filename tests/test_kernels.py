@@ -1,0 +1,94 @@
+"""The host's side of a kernel: what it is started with, and what is left when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from driven import Driven, driven
+
+from aioparallel.kernels import KernelOptions
+from aioparallel.wire import Limits
+
+
+def test_a_kernel_that_can_not_be_started_leaves_nothing() -> None:
+    async def main() -> None:
+        one = Driven(KernelOptions(executable="/no/such/python"))
+        before = sorted(os.listdir("/proc/self/fd"))
+        with pytest.raises(FileNotFoundError, match="/no/such/python"):
+            one.kernel.start()
+        assert sorted(os.listdir("/proc/self/fd")) == before
+        assert (one.kernel.pid, one.kernel.running) == (0, None)
+        one.kernel.check_output()
+        one.kernel.kill()
+        await one.kernel.aclose()
+
+    asyncio.run(main())
+
+
+def test_directory_and_environment(tmp_path: Path) -> None:
+    async def main() -> None:
+        one = Driven(KernelOptions(cwd=tmp_path, env={**os.environ, "COLOUR": "blue"}))
+        await one.start()
+        assert (await one.do("import os; os.getcwd(), os.environ['COLOUR']")).value["repr"] == f"('{tmp_path}', 'blue')"
+        await one.kernel.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_kernel_has_no_descriptor_of_ours() -> None:
+    async def main() -> None:
+        reading, writing = os.pipe()
+        async with driven() as one:
+            mine = {os.readlink(f"/proc/self/fd/{number}") for number in (reading, writing)}
+            theirs = Path(f"/proc/{one.kernel.pid}/fd")
+            names = {entry.name: os.readlink(entry) for entry in theirs.iterdir()}
+            assert not mine & set(names.values())
+            assert names["0"] == os.devnull
+            assert len(names) == 7  # three, the socket, the page, and its own of 1 and 2
+            seen = await one.do("import subprocess; subprocess.run(['ls', '/proc/self/fd'], close_fds=False)")
+            assert len(seen.stdout.split()) == 4  # three, and the directory that `ls` has open
+        os.close(reading)
+        os.close(writing)
+
+    asyncio.run(main())
+
+
+def test_ending_is_polite_then_firm_and_takes_the_children() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            code = (
+                "import signal, subprocess; signal.signal(15, signal.SIG_IGN); c = subprocess.Popen(['sleep', '1000'])"
+            )
+            child = int((await one.do(f"{code}; c.pid")).value["repr"])
+            one.execute("while True: pass")
+            await one.kernel.aclose(grace=0.05)
+            assert (await one.ended)[0] == -9
+            stat = Path(f"/proc/{child}/stat")
+            while stat.exists() and b" Z " not in stat.read_bytes():
+                await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def test_a_kernel_that_breaks_the_rules_is_killed() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            find = "import os, stat\nnext(n for n in range(3, 99) if stat.S_ISSOCK(os.fstat(n).st_mode))"
+            number = (await one.do(find)).value["repr"]
+            one.execute(f"os.write({number}, b'\\xff' * 100); __import__('time').sleep(1000)")
+            assert (await one.ended)[0] == -9
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_that_stays_does_not_hold_up_the_report() -> None:
+    async def main() -> None:
+        async with driven(Limits()) as one:
+            code = "import os, time\nif not os.fork():\n  os.setsid()\n  time.sleep(3)\n  os._exit(0)\nos._exit(4)"
+            one.execute(code)
+            assert (await one.ended)[0] == 4
+
+    asyncio.run(main())

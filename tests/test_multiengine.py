@@ -1,0 +1,318 @@
+"""MultiEngine's controller part and asyncio face, on model engines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from model import model_cluster, settle
+
+import aioparallel
+from aioparallel.errors import (
+    CompositeError,
+    ConfigurationError,
+    ConnectionLost,
+    EngineDied,
+    EngineLost,
+    InvalidEngineID,
+    NoEnginesRegistered,
+    OperationError,
+    QueueCleared,
+    SerializationError,
+)
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def connect(controller: Any, name: str = "multiengine") -> Any:
+    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
+    return kind(controller.capability(name))
+
+
+def test_results_come_in_the_order_of_the_targets_also_for_one():
+    async def main() -> None:
+        async with model_cluster(3) as (controller, _), connect(controller) as mec:
+            assert await mec.get_ids() == [0, 1, 2]
+            assert len(mec) == 3
+            await mec.push({"a": 1})
+            assert await mec.execute("b = id * 10") is not None
+            assert await mec.pull("b") == [0, 10, 20]
+            assert await mec.pull("b", targets=[2, 0]) == [20, 0]
+            assert await mec.pull("b", targets=1) == [10]
+            assert await mec.pull(["a", "b"], targets=[1, 2]) == [[1, 10], [1, 20]]
+            assert await mec.apply(double, 4) == [8, 8, 8]
+            assert await mec.keys(targets=0) == [["a", "b"]]
+
+    asyncio.run(main())
+
+
+def test_views_address_their_engines_and_one_engine_gives_bare_values():
+    async def main() -> None:
+        async with model_cluster(4) as (controller, _), connect(controller) as mec:
+            await mec.execute("me = id")
+            assert await mec[2].pull("me") == 2
+            assert await mec[-1].pull("me") == 3
+            assert await mec[::2].pull("me") == [0, 2]
+            assert await mec[[3, 1]].pull("me") == [3, 1]
+            assert await mec[1:]["me"] == [1, 2, 3]
+            assert await mec[1:][::2]["me"] == [1, 3]
+            assert len(mec[1:]) == 3
+            assert await mec[2].pull("me", targets=[0, 1]) == [0, 1]
+            mec["x"] = 7
+            assert await mec["x"] == [7] * 4
+            with pytest.raises(InvalidEngineID, match=r"no engine 9; engines: 0, 1, 2, 3"):
+                mec[9]
+            assert (await mec[1].queue_status()) == {"id": 1, "pending": None, "queue": []}
+            with pytest.raises(TypeError, match="get_ids"):
+                iter(mec)
+
+    asyncio.run(main())
+
+
+def test_one_target_raises_the_original_several_a_group():
+    async def main() -> None:
+        async with model_cluster(3) as (controller, _), connect(controller) as mec:
+            with pytest.raises(ZeroDivisionError) as caught:
+                await mec.execute("1/0", targets=1)
+            assert caught.value.engine_id == 1
+            assert "1/0" in caught.value.__notes__[0]
+            with pytest.raises(CompositeError) as group:
+                await mec.execute("1/id")
+            assert [error.engine_id for error in group.value.exceptions] == [0]
+            assert "[0:execute]: ZeroDivisionError: division by zero" in str(group.value)
+            caught_inside = []
+            try:
+                await mec.execute("1/0")
+            except* ZeroDivisionError as errors:
+                caught_inside = [error.engine_id for error in errors.exceptions]
+            assert caught_inside == [0, 1, 2]
+            with pytest.raises(NameError, match="nothing"):
+                await mec.pull("nothing", targets=0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("targets", ["some", 1.5, [0, "1"], {"a": 1}, True, [True], None.__class__])
+def test_targets_of_a_wrong_type_are_a_value_error(targets: Any):
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _), connect(controller) as mec:
+            with pytest.raises(ValueError, match="targets are an engine id"):
+                mec.keys(targets=targets)
+
+    asyncio.run(main())
+
+
+def test_targets_that_are_not_there():
+    async def main() -> None:
+        async with model_cluster(2) as (controller, host), connect(controller) as mec:
+            with pytest.raises(InvalidEngineID, match="no engine 5; engines: 0, 1"):
+                await mec.execute("1", targets=5)
+            with pytest.raises(InvalidEngineID):
+                await mec.execute("1", targets=[0, 7])
+            with pytest.raises(OperationError, match="twice"):
+                await mec.execute("1", targets=[0, 0])
+            assert host.waiting == []
+        async with model_cluster(0) as (controller, _), connect(controller) as mec:
+            for call in (mec.execute("1"), mec.keys(), mec.queue_status(), mec.clear_queue(), mec.interrupt()):
+                with pytest.raises(NoEnginesRegistered, match="aiocluster logs"):
+                    await call
+            assert await mec.get_ids() == []
+
+    asyncio.run(main())
+
+
+def test_a_failure_clears_what_waits_there_at_that_moment_and_nothing_else():
+    async def main() -> None:
+        async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
+            bad = mec.execute("1/0", targets=0)
+            behind = [mec.execute("x = 1", targets=0), mec.execute("x = 2", targets=0)]
+            elsewhere = mec.execute("y = 1", targets=1)
+            await settle()
+            assert len(host.waiting) == 2  # one an engine: MultiEngine never sends ahead
+            host.step(0)
+            with pytest.raises(ZeroDivisionError):
+                await bad
+            for call in behind:
+                with pytest.raises(QueueCleared, match="engine 0"):
+                    await call
+            afterwards = mec.execute("z = 1", targets=0)
+            await settle()
+            host.step(0)
+            host.step(0)
+            await elsewhere
+            await afterwards
+
+    asyncio.run(main())
+
+
+def test_a_task_is_not_cleared_by_a_failing_command_of_multiengine():
+    async def main() -> None:
+        async with (
+            model_cluster(1, eager=False) as (controller, host),
+            connect(controller) as mec,
+            connect(controller, "task") as tc,
+        ):
+            bad = mec.execute("1/0")
+            await settle()
+            task = tc.submit(double, 21)
+            await settle()
+            host.step()
+            with pytest.raises(CompositeError):
+                await bad
+            await settle()
+            host.step()
+            assert await task == 42
+
+    asyncio.run(main())
+
+
+def test_queue_status_and_clear_queue():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            running = mec.execute("first = 1")
+            waiting = [mec.execute(f"x = {i}") for i in range(3)]
+            await settle()
+            [status] = await mec.queue_status()
+            assert status == {"id": 0, "pending": "first = 1", "queue": ["x = 0", "x = 1", "x = 2"]}
+            assert "pending: first = 1" in repr(await mec.queue_status())
+            assert await mec.clear_queue() == [3]
+            for call in waiting:
+                with pytest.raises(CompositeError) as group:
+                    await call
+                assert isinstance(group.value.exceptions[0], QueueCleared)
+            host.step()
+            await running
+
+    asyncio.run(main())
+
+
+def test_cancelling_the_handle_withdraws_what_waits_and_asks_the_host_about_what_runs():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            running, waiting, last = (mec.execute(f"x = {i}", targets=0) for i in range(3))
+            await settle()
+            assert waiting.cancel()
+            running.cancel()
+            await settle()
+            assert len(host.cancelled) == 1
+            host.step()  # what came after: the cancelled ones are gone
+            assert (await last)[0].input == "x = 2"
+            assert running.cancelled()
+            assert waiting.cancelled()
+            async with asyncio.timeout(1):
+                pass
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await mec.execute("never")
+
+    asyncio.run(main())
+
+
+def test_a_dead_kernel_fails_the_call_and_what_waited():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            running, waiting = mec.execute("1", targets=0), mec.execute("2", targets=0)
+            await settle()
+            host.die(0)
+            with pytest.raises(EngineDied, match="SIGKILL") as death:
+                await running
+            assert death.value.engine_id == 0
+            with pytest.raises(QueueCleared):
+                await waiting
+
+    asyncio.run(main())
+
+
+def test_a_lost_host_fails_its_engines_calls_and_frees_their_ids():
+    async def main() -> None:
+        async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
+            calls = [mec.execute("1", targets=i) for i in (0, 0, 1)]
+            await settle()
+            host.connection.abort()
+            for call in calls:
+                with pytest.raises(EngineLost, match="is gone"):
+                    await call
+            assert await mec.get_ids() == []
+            assert len(mec) == 0
+
+    asyncio.run(main())
+
+
+def test_an_unpicklable_argument_is_named_and_nothing_is_sent():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, host), connect(controller) as mec:
+            with pytest.raises(SerializationError, match=r"args\[1\]\['lock'\]"):
+                mec.apply(double, 1, {"lock": threading.Lock()})
+            with pytest.raises(SerializationError, match="lock"):
+                mec.push({"lock": threading.Lock()})
+            with pytest.raises(TypeError, match="can't be called"):
+                mec.apply(3)
+            with pytest.raises(ValueError, match="not a name"):
+                mec.push({"not a name": 1})
+            with pytest.raises(TypeError, match="code is a str"):
+                mec.execute(3)
+            with pytest.raises(ConfigurationError, match="blocking face"):
+                mec.execute("1", block=True)
+            assert host.waiting == []
+
+    asyncio.run(main())
+
+
+def test_host_calls_reach_the_host_of_each_engine():
+    async def main() -> None:
+        async with model_cluster(2) as (controller, host), connect(controller) as mec:
+            await mec.interrupt(targets=1)
+            await mec.restart()
+            await mec.kill(targets=0)
+            assert [(call.name, engine) for call, engine in host.asked] == [
+                ("INTERRUPT", 1),
+                ("RESTART", 0),
+                ("RESTART", 1),
+                ("STOP", 0),
+            ]
+
+    asyncio.run(main())
+
+
+def test_kill_of_the_controller_ends_it_in_good_order():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _):
+            async with connect(controller) as mec:
+                await mec.kill(controller=True)
+                await controller.wait_closed()
+                with pytest.raises(ConnectionLost, match="controller has ended"):
+                    await mec.get_ids()
+
+    asyncio.run(main())
+
+
+def test_a_narrowed_capability_reaches_only_its_engines_and_operations():
+    async def main() -> None:
+        async with model_cluster(3) as (controller, _):
+            capability = controller.capability("multiengine").narrow("engines=1-2", "ops=get_ids,submit")
+            async with aioparallel.MultiEngineClient(capability) as mec:
+                assert await mec.get_ids() == [1, 2]
+                assert len(mec) == 2
+                assert await mec.apply(double, 1) == [2, 2]
+                with pytest.raises(InvalidEngineID, match="does not reach engine 0"):
+                    await mec.execute("1", targets=0)
+                with pytest.raises(OperationError, match="does not allow 'clear_queue'"):
+                    await mec.clear_queue()
+
+    asyncio.run(main())
+
+
+def test_engines_that_come_and_go_are_known_at_once():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, host), connect(controller) as mec:
+            await mec.get_ids()
+            assert await host.join() == 1
+            await settle()
+            assert len(mec) == 2
+            assert await mec[1].apply(double, 3) == 6
+
+    asyncio.run(main())

@@ -1,0 +1,106 @@
+"""Entry points: found by name, and refused in words."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint
+from types import ModuleType
+
+import pytest
+
+from aioparallel import plugins
+from aioparallel.errors import PluginError
+from aioparallel.transports import Transport
+from aioparallel.transports.unix import UnixTransport
+
+GROUP = "aioparallel.things"
+Register = Callable[..., None]
+
+
+class Thing:
+    """What things derive from."""
+
+
+class GoodThing(Thing):
+    """A thing."""
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
+    """Register entry points as an installed package would; their values are places in a module made up here."""
+    module = ModuleType("strange_things")
+    module.__dict__.update(Good=GoodThing, instance=GoodThing(), function=len, Other=dict)
+    monkeypatch.setitem(sys.modules, "strange_things", module)
+    # The group is read once per process.
+    plugins._group.cache_clear()
+
+    def put(**values: str) -> None:
+        found = [EntryPoint(name, value, GROUP) for name, value in values.items()]
+        monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == GROUP else [])
+        plugins._group.cache_clear()
+
+    yield put
+    plugins._group.cache_clear()
+
+
+def test_built_ins_are_found_like_a_strangers() -> None:
+    assert {"tls", "unix", "memory"} <= set(plugins.names(plugins.TRANSPORTS))
+    assert {"multiengine", "task", "monitor", "admin"} <= set(plugins.names(plugins.INTERFACES))
+    assert "local" in plugins.names(plugins.LAUNCHERS)
+    assert plugins.load(plugins.TRANSPORTS, "unix", Transport) is UnixTransport
+
+
+def test_names_are_sorted(register: Register) -> None:
+    register(zebra="strange_things:Good", ant="strange_things:Good")
+    assert plugins.names(GROUP) == ["ant", "zebra"]
+
+
+def test_loads_a_class_and_anything_when_no_class_is_asked_for(register: Register) -> None:
+    register(good="strange_things:Good", function="strange_things:function")
+    assert plugins.load(GROUP, "good", Thing) is GoodThing
+    assert plugins.load(GROUP, "function") is len
+
+
+def test_unknown_name_says_which_are_known(register: Register) -> None:
+    register(good="strange_things:Good", fine="strange_things:Good")
+    with pytest.raises(PluginError, match=r"no thing named 'bad'; known: fine, good$"):
+        plugins.load(GROUP, "bad")
+
+
+def test_nothing_registered_says_what_may_be_wrong(register: Register) -> None:
+    register()
+    with pytest.raises(PluginError, match=r"is aioparallel installed \(pip install aioparallel\)"):
+        plugins.load(GROUP, "good")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("no_such_module_anywhere:Thing", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("strange_things:Missing", "AttributeError"),
+    ],
+)
+def test_what_cannot_be_imported(register: Register, value: str, message: str) -> None:
+    register(broken=value)
+    with pytest.raises(PluginError, match=rf"thing 'broken' \({value}\) can't be loaded: {message}") as caught:
+        plugins.load(GROUP, "broken")
+    assert caught.value.__cause__ is not None
+
+
+def test_module_that_fails_while_it_is_imported(
+    register: Register, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path_factory.mktemp("package")
+    (directory / "explosive_things.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(directory)
+    register(bomb="explosive_things:Thing")
+    with pytest.raises(PluginError, match="can't be loaded: ZeroDivisionError: division by zero"):
+        plugins.load(GROUP, "bomb")
+
+
+@pytest.mark.parametrize("place", ["instance", "function", "Other"])
+def test_what_is_no_subclass(register: Register, place: str) -> None:
+    register(strange=f"strange_things:{place}")
+    with pytest.raises(PluginError, match=rf"'strange' .* must be a subclass of {__name__}.Thing"):
+        plugins.load(GROUP, "strange", Thing)

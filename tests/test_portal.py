@@ -1,0 +1,136 @@
+"""The blocking face's loop: whoever waits runs it, a thread of ours does while nobody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from aioparallel.portal import Portal, portal
+
+
+@pytest.fixture
+def made() -> Iterator[Portal]:
+    made = Portal()
+    yield made
+    made.close()
+
+
+async def echo(value: object) -> object:
+    await asyncio.sleep(0)
+    return value
+
+
+def test_run_gives_the_value_or_the_error(made: Portal):
+    assert made.run(echo(3)) == 3
+
+    async def fail() -> None:
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        made.run(fail())
+
+
+def test_the_waiting_thread_runs_the_loop_itself(made: Portal):
+    async def who() -> int:
+        return threading.get_ident()
+
+    # The first call may have to wait for our thread to let go; those that follow find the loop free.
+    made.run(who())
+    assert threading.get_ident() in {made.run(who()) for _ in range(20)}
+
+
+def test_our_thread_takes_the_loop_back_when_nobody_waits(made: Portal):
+    made.run(echo(1))
+    ran: concurrent.futures.Future[int] = concurrent.futures.Future()
+    made.loop.call_soon_threadsafe(lambda: ran.set_result(threading.get_ident()))
+    assert ran.result(10) != threading.get_ident()
+
+
+def test_what_is_posted_runs_whether_or_not_anybody_waits(made: Portal):
+    for _ in range(20):
+        ran: concurrent.futures.Future[int] = concurrent.futures.Future()
+        made.post(lambda ran=ran: ran.set_result(1))
+        assert made.wait([ran], 10)
+        alone: concurrent.futures.Future[int] = concurrent.futures.Future()
+        made.post(lambda alone=alone: alone.set_result(2))
+        assert alone.result(10) == 2  # without the portal's help
+
+
+def test_many_threads_wait_at_once(made: Portal):
+    def work(i: int) -> list[object]:
+        return [made.run(echo((i, k))) for k in range(50)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == [[(i, k) for k in range(50)] for i in range(8)]
+
+
+def test_a_timeout_ends_the_wait_and_not_the_loop(made: Portal):
+    never: concurrent.futures.Future[None] = concurrent.futures.Future()
+    assert made.wait([never], timeout=0.01) is False
+    assert made.run(echo(2)) == 2
+    never.cancel()
+
+
+def test_waiting_in_a_callback_is_refused_and_does_not_hang(made: Portal):
+    answer: concurrent.futures.Future[BaseException] = concurrent.futures.Future()
+
+    def callback() -> None:
+        try:
+            made.run(echo(1))
+        except RuntimeError as error:
+            answer.set_result(error)
+
+    made.loop.call_soon_threadsafe(callback)
+    assert "callback can't wait" in str(answer.result(10))
+
+
+def test_it_works_under_a_loop_that_already_runs_here(made: Portal):
+    async def main() -> object:
+        return made.run(echo(5))
+
+    assert asyncio.run(main()) == 5
+
+
+def test_closing_is_final_and_repeatable():
+    made = Portal()
+    made.close()
+    made.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        made.run(echo(1))
+    assert portal() is portal()
+    assert portal().run(echo(4)) == 4
+
+
+def test_ctrl_c_reaches_the_waiting_main_thread(made: Portal):
+    never: concurrent.futures.Future[None] = concurrent.futures.Future()
+    made.run(echo(1))
+    with pytest.raises(KeyboardInterrupt):
+        made.post(lambda: os.kill(os.getpid(), signal.SIGINT))
+        made.wait([never])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert made.run(echo(6)) == 6
+    never.cancel()
+
+
+def test_a_forked_child_gets_a_portal_of_its_own():
+    code = """
+import os
+from aioparallel.portal import portal
+async def echo(x): return x
+assert portal().run(echo(1)) == 1
+child = os.fork()
+if not child:
+    os._exit(0 if portal().run(echo(7)) == 7 else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert portal().run(echo(2)) == 2
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

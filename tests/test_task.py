@@ -1,0 +1,229 @@
+"""Task's controller part and asyncio face, on model engines."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from model import model_cluster, settle
+
+import aioparallel
+from aioparallel.errors import EngineDied
+from aioparallel.interfaces.task import Chunks
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def connect(controller: Any) -> Any:
+    return aioparallel.TaskClient(controller.capability("task"))
+
+
+def test_submit_gives_values_and_errors():
+    async def main() -> None:
+        async with model_cluster(2) as (controller, _), connect(controller) as tc:
+            factor = 3
+            assert await asyncio.gather(*(tc.submit(lambda x: x * factor, i) for i in range(50))) == [
+                3 * i for i in range(50)
+            ]
+            with pytest.raises(ZeroDivisionError) as caught:
+                await tc.submit(lambda: 1 // 0)
+            assert "1 // 0" in caught.value.__notes__[0]
+            with pytest.raises(TypeError, match="can't be called"):
+                tc.submit("f")
+
+    asyncio.run(main())
+
+
+def test_tasks_of_unknown_length_go_one_to_each_engine():
+    async def main() -> None:
+        async with model_cluster(3, eager=False) as (controller, host), connect(controller) as tc:
+            tasks = [tc.submit(double, i) for i in range(5)]
+            await settle()
+            assert sorted(frame.engine for frame in host.waiting) == [0, 1, 2]
+            host.eager = True
+            while host.waiting:
+                host.step()
+            assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
+
+    asyncio.run(main())
+
+
+def test_short_tasks_wait_at_their_engine_and_long_ones_do_not():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as tc:
+            for seconds, most in ((0.0001, 10), (1.0, 1)):
+                host.seconds = seconds
+                first = tc.submit(double, 0)
+                await settle()
+                host.step()
+                await first
+                tasks = [tc.submit(double, i) for i in range(10)]
+                await settle()
+                assert len(host.waiting) == most
+                host.eager = True
+                while host.waiting:
+                    host.step()
+                await asyncio.gather(*tasks)
+                host.eager = False
+
+    asyncio.run(main())
+
+
+def test_only_the_running_task_of_a_dead_kernel_gets_a_strike():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as tc:
+            host.seconds = 0.0001
+            warm = tc.submit(double, 0)
+            await settle()
+            host.step()
+            await warm
+            poison, innocent = tc.submit(double, 1), tc.submit(double, 2)
+            await settle()
+            for _ in range(2):
+                assert len(host.waiting) == 2
+                # Whoever is first in line is struck; put the poison there each time.
+                host.waiting.sort(key=lambda frame: b"\x01" not in bytes(frame.buffers[0])[-4:])
+                host.die(0)
+                await settle()
+            host.die(0)
+            await settle()
+            assert poison.done() or innocent.done()
+            host.eager = True
+            while host.waiting:
+                host.step()
+            results = await asyncio.gather(poison, innocent, return_exceptions=True)
+            assert sum(isinstance(result, EngineDied) for result in results) == 1
+
+    asyncio.run(main())
+
+
+def test_tasks_of_a_lost_host_run_elsewhere():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, first), connect(controller) as tc:
+            task = tc.submit(double, 4)
+            await settle()
+            assert len(first.waiting) == 1
+            from model import ModelHost
+
+            second = await ModelHost().dial(controller, 1)
+            first.connection.abort()
+            assert await task == 8
+            second.connection.abort()
+            await second.lost
+
+    asyncio.run(main())
+
+
+def test_cancelled_tasks_never_run_if_they_waited():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as tc:
+            running, waiting, last = (tc.submit(double, i) for i in range(3))
+            await settle()
+            assert waiting.cancel()
+            await settle()
+            host.step()
+            await settle()
+            host.step()
+            assert await running == 0
+            assert await last == 4
+            assert host.waiting == []
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_takes_its_waiting_tasks_along():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host):
+            async with connect(controller) as tc:
+                tasks = [tc.submit(double, i) for i in range(5)]
+                await settle()
+            for task in tasks:
+                with pytest.raises(aioparallel.ConnectionLost, match="this client was closed"):
+                    await task
+            await settle()
+            assert len(host.cancelled) == 1
+            async with connect(controller) as other:
+                host.eager = True
+                assert await other.submit(double, 1) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_map_gives_every_value_once(ordered: bool, chunksize: int | None):
+    async def main() -> None:
+        async with model_cluster(3) as (controller, _), connect(controller) as tc:
+            values = [x async for x in tc.map(pow, range(300), itertools.repeat(2), chunksize=chunksize, ordered=ordered)]
+            assert (values if ordered else sorted(values)) == [x * x for x in range(300)]
+            assert [x async for x in tc.map(double, [])] == []
+
+    asyncio.run(main())
+
+
+def test_map_consumes_an_infinite_input_within_a_window_and_stops_with_the_loop():
+    async def main() -> None:
+        async with model_cluster(2) as (controller, _), connect(controller) as tc:
+            taken = 0
+
+            def numbers() -> Any:
+                nonlocal taken
+                for taken in itertools.count():
+                    yield taken
+
+            values = []
+            mapped = tc.map(double, numbers(), chunksize=1)
+            async for value in mapped:
+                values.append(value)
+                if value == 100:
+                    break
+            await mapped.aclose()
+            assert values == list(range(0, 101, 2))
+            assert taken < 80
+
+    asyncio.run(main())
+
+
+def test_map_raises_what_the_function_raises_and_withdraws_the_rest():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, host), connect(controller) as tc:
+            with pytest.raises(ZeroDivisionError):
+                async for _ in tc.map(lambda x: 1 // (5 - x), range(1000), chunksize=1):
+                    pass
+            await settle()
+            assert host.waiting == []
+            with pytest.raises(ValueError, match="chunksize"):
+                tc.map(double, [1], chunksize=0)
+            with pytest.raises(TypeError, match="iterable"):
+                tc.map(double)
+
+    asyncio.run(main())
+
+
+@given(
+    total=st.integers(0, 5000),
+    engines=st.integers(1, 16),
+    item=st.floats(1e-7, 10.0),
+    chunksize=st.none() | st.integers(1, 100),
+)
+def test_chunks_lose_nothing_and_grow_only_as_far_as_they_have_learnt(
+    total: int, engines: int, item: float, chunksize: int | None
+):
+    chunks = Chunks((range(total), range(total)), chunksize, engines)
+    seen, largest = [], 1
+    while rows := chunks.take():
+        seen += rows
+        if chunksize is not None:
+            assert len(rows) <= chunksize
+        else:
+            assert len(rows) <= largest * 16
+            assert len(rows) == 1 or len(rows) * item <= 0.06
+        largest = max(largest, len(rows))
+        chunks.learn(len(rows), len(rows) * item)
+    assert seen == [(i, i) for i in range(total)]
