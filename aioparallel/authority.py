@@ -1,4 +1,4 @@
-"""What a controller keeps across restarts: its id, its epoch, its certificate, and every capability it has issued."""
+"""What a controller keeps across restarts: identity, epoch, certificate, issued capabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions without an import path as plain values: code, and what it leads to, when all of that is immutable.
+"""Functions without an import path as plain values, when all they lead to is immutable.
 
 cloudpickle can capture any function, at 20 to 100 µs a time on each side. Most functions that people send from a prompt
 or a script lead to nothing but constants, modules and importable things. Those are described here by plain values, so

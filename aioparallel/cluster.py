@@ -26,7 +26,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import aioparallel
 from aioparallel import launchers, plugins, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
 from aioparallel.channel import Client
@@ -107,6 +106,7 @@ class Cluster:
     """
 
     directory: Path
+    _state = "not started"
 
     def __init__(
         self,
@@ -133,7 +133,6 @@ class Cluster:
         self._engines: list[Job] = []
         self._clients: list[Client] = []
         self._took = 0.0
-        self._state = "not started"
 
     def __repr__(self) -> str:
         return f"<Cluster {self.name!r} {self._state}, engines {self.engine_ids}>"
@@ -185,12 +184,11 @@ class Cluster:
         clients, self._clients = self._clients, []
         for client in clients:
             await client.aclose()
-        jobs = self._jobs()
-        self._engines.clear()
-        self._controller = None
         try:
-            await asyncio.gather(*(job.stop(GRACE) for job in jobs))
+            await asyncio.gather(*(job.stop(GRACE) for job in self._jobs()))
         finally:
+            self._engines.clear()
+            self._controller = None
             if self._given is None and hasattr(self, "directory"):
                 shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -326,7 +324,7 @@ class Cluster:
             async with asyncio.timeout(self._timeout):
                 await _all(waiting)
         except TimeoutError:
-            late = "; ".join(job.describe() for job, one in zip(jobs, waiting, strict=True) if not one.done())
+            late = "; ".join(job.describe() for job, one in zip(jobs, waiting, strict=True) if one.cancelled())
             raise ClusterError(f"not ready after {self._timeout:g} s: {late}") from None
 
     async def _announced(self, job: Job) -> None:
@@ -388,7 +386,7 @@ def _python(module: str) -> list[str]:
 def _environment() -> dict[str, str]:
     """Return an environment in which this very package is the one that is found."""
     environment = dict(os.environ)
-    root = str(Path(aioparallel.__file__).parents[1])
+    root = str(Path(__file__).resolve().parents[1])
     known = environment.get("PYTHONPATH", "").split(os.pathsep)
     if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *known):
         environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, known)])

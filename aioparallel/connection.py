@@ -26,6 +26,7 @@ from aioparallel.handshake import ClientHandshake
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE, Peer
+from aioparallel.turn import Turn
 from aioparallel.wire import Buffer, Frame, Kind, Limits, encode, size_of
 
 __all__ = ["Connection", "connect"]
@@ -78,6 +79,7 @@ class Connection(asyncio.BufferedProtocol):
         self._greeting = greeting
         self._on_open = on_open
         self._loop = asyncio.get_running_loop()
+        self._turn = Turn.of_running_loop()
         self._session: Session | None = None
         self._transport: Any = None
         self._error: BaseException | None = None
@@ -115,7 +117,7 @@ class Connection(asyncio.BufferedProtocol):
         self._out += pieces
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self.flush)
+            self._turn.due(self.flush)
 
     def goodbye(self, error: ParallelError) -> None:
         """Say why, and close."""
@@ -239,7 +241,7 @@ class Connection(asyncio.BufferedProtocol):
             self._on_open(self)
         if frames:
             try:
-                self.on_frames(frames)
+                self._turn.deliver(self.on_frames, frames)
             except ProtocolError as error:
                 self._fail(error)
 
@@ -381,7 +383,7 @@ async def connect(
         except (OSError, TimeoutError) as error:
             if isinstance(error, ConnectionFailed):
                 raise
-            failures.append(f"{address}: {getattr(error, 'strerror', None) or error or type(error).__name__}")
+            failures.append(f"{address}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}")
     raise ControllerGone(
         f"no controller answers for the {capability.interface} capability of cluster {capability.cluster!r} "
         f"({'; '.join(failures) or 'it names no address'}); start one with: aiocluster start -n 4"

@@ -231,6 +231,8 @@ class Controller:
         owner: list[EngineLink | ClientProxy] = []
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
+            # Not before: a peer that never gets through TLS is never said to be lost either.
+            self._connections.add(connection)
             transport.vet(made, None)
             return ServerHandshake(
                 self._state.authority.lookup,
@@ -268,7 +270,6 @@ class Controller:
             on_frames=receive,
             on_lost=lost,
         )
-        self._connections.add(connection)
         return connection
 
     def _welcome(self, grant: Grant, body: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from aioparallel.errors import ProtocolError
+from aioparallel.turn import Turn
 from aioparallel.wire import Buffer, Decoder, Frame, Limits, size_of
 
 __all__ = ["FrameSocket"]
@@ -41,6 +42,7 @@ class FrameSocket:
         self._on_frames = on_frames
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
+        self._turn = Turn.of_running_loop()
         self._out: list[Buffer] = []
         self._waiting: deque[Buffer] = deque()
         self._flushing = False
@@ -59,7 +61,7 @@ class FrameSocket:
         self._out += pieces
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._turn.due(self._flush)
 
     def pause_reading(self) -> None:
         """Leave what arrives where it is."""
@@ -97,7 +99,7 @@ class FrameSocket:
         try:
             frames = self._decoder.buffer_updated(count)
             if frames:
-                self._on_frames(frames)
+                self._turn.deliver(self._on_frames, frames)
         except ProtocolError as error:
             self._end(error)
 

@@ -19,13 +19,13 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from types import FrameType
 from typing import Any
 
 from aioparallel.errors import MessageTooLarge
 from aioparallel.namespace import Namespace
-from aioparallel.native import die_with_parent
+from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.serialize import pack_error
 from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
 from aioparallel.source import SYSTEM
@@ -45,9 +45,6 @@ LOOKS = 20
 VECTOR = 512
 #: Exit status when the user's code has closed the socket.
 EX_IOERR = 74
-
-# Without the detour through `signal.Handlers`, which costs more than all the rest that is done after a command.
-_getsignal: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
 
 
 class Coroutines:
@@ -202,8 +199,8 @@ class Kernel:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
         os.register_at_fork(after_in_child=self._in_child)
         python = ".".join(map(str, sys.version_info[:3]))
-        ready = {"ready": True, "pid": os.getpid(), "python": python}
-        self._send(encode(Kind.NOTICE, header=json.dumps(ready).encode()), gather=False)
+        ready = json.dumps({"ready": True, "pid": os.getpid(), "python": python}).encode()
+        self._send(encode(Kind.NOTICE, header=ready), gather=False)
         while True:
             while not self._pending:
                 self._flush()
@@ -263,8 +260,8 @@ class Kernel:
         if self._forked:
             # A child of the user's that came back out of the user's code has no business here.
             os._exit(0)
-        if _getsignal(signal.SIGINT) is not self._handler:
-            signal.signal(signal.SIGINT, self._handler)
+        if get_handler(SIGINT) is not self._handler:
+            set_handler(SIGINT, self._handler)
         pieces = self._answer(number, good, payload, started, now - since)
         self._words[RUNNING] = NONE
         self._streak = self._streak + 1 if now - since < SHORT else 0
@@ -306,7 +303,6 @@ class Kernel:
             if not gather or self._out_size > FULL or now - self._out_since > LATE:
                 self._flush_held()
             elif not self._helping:
-                self._helping = True
                 self._start_helper()
 
     def _flush(self) -> None:
@@ -323,11 +319,14 @@ class Kernel:
 
     def _start_helper(self) -> None:
         # Signals must reach the main thread, where the user's code is: the new thread blocks them from its birth.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             _thread.start_new_thread(self._help, ())
+            self._helping = True
+        except RuntimeError:  # the user's code has used up all threads
+            self._flush_held()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _help(self) -> None:
         """Send what is late because a command turned out long; end when there has been nothing for a while."""
@@ -380,9 +379,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = {name.removeprefix("--"): int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     die_with_parent(options["parent"])
     limits = Limits(message=options["message"], header=options["header"], output=options["output"])
-    for number in (options["fd"], options["shared"]):
-        os.set_inheritable(number, False)
+    os.set_inheritable(options["fd"], False)
     page = Page(options["shared"])
+    os.close(options["shared"])  # the memory stays
     # Descriptors of our own: the user's code may close 1 and 2 or make them lead elsewhere.
     outputs = OutputFile(os.dup(1), page, 0), OutputFile(os.dup(2), page, 1)
     for stream in (sys.stdout, sys.stderr):

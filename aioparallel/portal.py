@@ -1,4 +1,4 @@
-"""The blocking face's event loop: driven by whoever waits for it, and by a thread of ours while nobody does.
+"""The blocking face's event loop: driven by whoever waits, and by our thread meanwhile.
 
 A result that comes through another thread costs two more switches than one that the waiting thread fetches
 itself, and a switch costs more than all else in a short call. So the thread that waits runs the loop until
@@ -22,13 +22,12 @@ from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from typing import Any, TypeVar
 
+from aioparallel.native import SIGINT, get_handler, set_handler
+
 __all__ = ["Portal", "portal"]
 
 T = TypeVar("T")
 
-# Without the detour through `signal.Handlers`, which costs more than all else that is done around a wait.
-_get_handler: Callable[[int], Any] = getattr(signal.getsignal, "__wrapped__", signal.getsignal)
-_set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 Future = concurrent.futures.Future
 
 #: Seconds without anybody waiting after which our thread takes the loop.
@@ -219,7 +218,7 @@ class Portal:
 
 
 def _any_done(futures: Collection[Future[Any]]) -> bool:
-    return any([future.done() for future in futures])
+    return any(future.done() for future in futures)
 
 
 class _Interrupts:
@@ -234,17 +233,14 @@ class _Interrupts:
         self._ours = False
 
     def __enter__(self) -> _Interrupts:
-        if (
-            threading.get_ident() == threading.main_thread().ident
-            and _get_handler(signal.SIGINT) is signal.default_int_handler
-        ):
+        if threading.get_ident() == threading.main_thread().ident and get_handler(SIGINT) is signal.default_int_handler:
             self._ours = True
-            _set_handler(signal.SIGINT, self._note)
+            set_handler(SIGINT, self._note)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         if self._ours:
-            _set_handler(signal.SIGINT, signal.default_int_handler)
+            set_handler(SIGINT, signal.default_int_handler)
 
     def _note(self, number: int, frame: object) -> None:
         self.seen = True

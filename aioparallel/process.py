@@ -1,4 +1,4 @@
-"""Child processes of ours: started in a session of their own, noticed when they end, never left behind."""
+"""Child processes: in sessions of their own, noticed when they end, never left behind."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What MultiEngine calls give back: ResultList, ExecuteResult, and how several engines' answers become one value."""
+"""What MultiEngine calls give back: ResultList, ExecuteResult, one value from several answers."""
 
 from __future__ import annotations
 
+import functools
 from asyncio import CancelledError
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +13,26 @@ from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
 from aioparallel.wire import RESULT_META, Frame, Status
 
-__all__ = ["ExecuteResult", "QueueStatusList", "ResultList", "collect", "outputs"]
+__all__ = ["NAMES", "ExecuteResult", "QueueStatusList", "ResultList", "collect", "name_of", "outputs", "value_of"]
+
+
+#: What the parts of a payload are called when one of them can't be sent.
+NAMES = {
+    "execute": ("verb", "code"),
+    "apply": ("verb", "f", "args", "kwargs"),
+    "map": ("verb", "f", "args"),
+    "push": ("verb", "names"),
+    "pull": ("verb", "names"),
+    "keys": ("verb",),
+    "reset": ("verb",),
+}
+
+
+def name_of(f: Any) -> str:
+    """Return what to call a function in `status`."""
+    while isinstance(f, functools.partial):
+        f = f.func
+    return str(getattr(f, "__qualname__", None) or type(f).__name__)[:80]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""One engine's place at its host: the kernel that sits there, its unanswered commands, and its successors."""
+"""One engine's place at its host: its kernel, its unanswered commands, its successors."""
 
 from __future__ import annotations
 

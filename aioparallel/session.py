@@ -1,4 +1,4 @@
-"""One end of one connection, no socket in sight: the handshake, then frames and signs of life. Sans-I/O.
+"""One end of one connection, no socket in sight: handshake, frames, signs of life. Sans-I/O.
 
     bytes in  -> get_buffer / buffer_updated -> frames
     bytes out <- take_output

@@ -147,9 +147,11 @@ class OutputFile:
         if not lost and size <= limit:
             return os.pread(self.number, size, start)
         self._words[self._lost_word] = 0
-        half = min(limit, size) // 2
-        note = f"\n… {lost + size - 2 * half:,} bytes left out …\n".encode()
-        return os.pread(self.number, half, start) + note + os.pread(self.number, half, end - half)
+        # The host cuts where the first half ends, so that is where the note belongs in any case.
+        head = min(limit // 2, size)
+        tail = min(limit - limit // 2, size - head)
+        note = f"\n… {lost + size - head - tail:,} bytes left out …\n".encode()
+        return os.pread(self.number, head, start) + note + os.pread(self.number, tail, end - tail)
 
     # The host's side
 

@@ -1,4 +1,4 @@
-"""Where random bytes and the wall clock come from: one object, so that a simulator can stand in for it."""
+"""Where random bytes and the wall clock come from: one object, which a simulator can replace."""
 
 from __future__ import annotations
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from programs import answer, command, end, environment, processes, run, running, wait_gone
 
 from aioparallel import client
-from programs import answer, command, end, environment, processes, run, running, wait_gone
 
 READY = "Ctrl-C ends it"
 
@@ -226,6 +229,7 @@ def _script(place: Path, code: str) -> str:
 def test_run_finds_its_cluster_and_gives_the_scripts_status(tmp_path: Path, state_directory: Path) -> None:
     code = """
 import sys
+import time
 from aioparallel import client
 import beside
 with client.MultiEngineClient() as mec:
@@ -278,3 +282,66 @@ def test_prompt_lines_work_as_printed(state_directory: Path, tmp_path: Path) -> 
 def test_as_a_module() -> None:
     done = subprocess.run(command("list", "--json"), env=environment(), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_start_is_interrupted(state_directory: Path) -> None:
+    with subprocess.Popen(
+        command("-n", "4"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as cluster:
+        # The controller has been started; nothing is ready yet.
+        while not any("cli.controller" in line for line in processes(state_directory).values()):
+            assert cluster.poll() is None
+        pids = list(processes(state_directory))
+        assert end(cluster) in (0, 130)
+        assert wait_gone(pids, 5)
+        assert not processes(state_directory)
+        assert cluster.stdout is not None
+        assert "Traceback" not in cluster.stdout.read()
+
+
+def test_ctrl_c_at_a_terminal_reaches_the_script_once(tmp_path: Path, state_directory: Path) -> None:
+    code = """
+import time
+from aioparallel import client
+mec = client.MultiEngineClient()
+try:
+    print("under way", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.3)
+    print("tidied up", flush=True)
+"""
+    script = _script(tmp_path, code)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, command("run", "-n", "1", script), environment())
+    try:
+        shown = b""
+        while b"under way" not in shown:
+            shown += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
+            while data := os.read(terminal, 1000):
+                shown += data
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(terminal)
+    assert b"tidied up" in shown
+    assert b"Traceback" not in shown
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not processes(state_directory)
+
+
+def test_second_signal_is_in_a_hurry(state_directory: Path) -> None:
+    with running("-n", "1", until=READY) as cluster, client.MultiEngineClient() as mec:
+        [host] = [pid for pid, line in processes(state_directory).items() if "cli.engine" in line]
+        assert len(mec) == 1
+        # It can't end in good order: it is stopped.
+        os.kill(host, signal.SIGSTOP)
+        cluster.send_signal(signal.SIGINT)
+        [controller] = [pid for pid, line in processes(state_directory).items() if "cli.controller" in line] or [0]
+        assert not controller or wait_gone([controller], 5)
+        began = time.monotonic()
+        assert end(cluster) == 0
+        assert time.monotonic() - began < 3
+        assert not processes(state_directory)

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import pytest
 import uvloop
+from programs import PATIENCE, environment, processes, wait_gone
 
 from aioparallel.cluster import Cluster
 from aioparallel.errors import AddressError, ClusterError, ConfigurationError, NoClusterError, PluginError
 from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
-from programs import PATIENCE, environment, processes, wait_gone
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -176,7 +176,7 @@ class Wrong(LocalLauncher):
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("print('{\"error\": \"no room here\"}')", "the engine host did not start: no room here"),
+        ('print(\'{"error": "no room here"}\')', "the engine host did not start: no room here"),
         ("import sys; sys.exit('no such library')", r"exit status 1\):\nno such library"),
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
         ("input()", r"not ready after 1.5 s: .*input\(\)"),

@@ -134,7 +134,9 @@ def test_identity_and_keys_survive_a_restart(tmp_path: Path):
     assert (first.id, first.key.reveal(), first.pins) == (second.id, second.key.reveal(), second.pins)
 
 
-@pytest.mark.parametrize("address", ["carrier-pigeon://home", "nonsense", "tls://nohost", "unix://relative", "memory://"])
+@pytest.mark.parametrize(
+    "address", ["carrier-pigeon://home", "nonsense", "tls://nohost", "unix://relative", "memory://"]
+)
 def test_bad_addresses_are_named(address: str):
     async def main() -> None:
         async with Controller() as controller:

@@ -121,8 +121,8 @@ async def hosted(n: int = 1, **options: Any) -> AsyncIterator[tuple[EngineHost, 
         yield host, played
 
 
-async def _printed(host: EngineHost, seat: int, text: str) -> None:
-    kernel: Any = host._seats[seat]._kernel
+async def _printed(host: EngineHost, engine: int, text: str) -> None:
+    kernel: Any = host._engines[engine]._kernel
     while text.encode() not in kernel._outputs[0].tail(1000):
         await asyncio.sleep(0.001)
 
@@ -182,7 +182,7 @@ def test_killed_kernel_is_reported_at_once_and_followed() -> None:
             pid = played.joined[10]["pid"]
             running = played.execute(10, "import time; print('last words'); time.sleep(60)")
             waiting = [played.execute(10, "1") for _ in range(3)]
-            await _printed(host, 0, "last words")
+            await _printed(host, 10, "last words")
             since = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             frame = await running
@@ -277,7 +277,7 @@ def test_interrupt_restart_and_stop() -> None:
         async with hosted(2) as (host, played):
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 0}
             spinning = played.execute(10, "print('on')\nwhile True: pass")
-            await _printed(host, 0, "on")
+            await _printed(host, 10, "on")
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 1}
             assert unpack_error((await spinning).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
 
@@ -308,7 +308,7 @@ def test_cancel_what_runs_what_waits_and_what_has_no_kernel_yet() -> None:
             running = played.execute(10, "import time; print('on'); time.sleep(1000)")
             first = played._number
             waiting = played.execute(10, "1")
-            await _printed(host, 0, "on")
+            await _printed(host, 10, "on")
             played.say(encode(Kind.CANCEL, played._number, engine=10))
             played.say(encode(Kind.CANCEL, first, engine=10))
             played.say(encode(Kind.CANCEL, 5, engine=10))
@@ -444,12 +444,14 @@ def test_nothing_is_left_open() -> None:
 
 HOST = """
 import asyncio
-from test_engine import hosted
+from test_engine import _printed, hosted
 
 async def main():
     async with hosted(3) as (host, played):
-        played.execute(10, "while True: pass")
-        played.execute(11, "sorted(range(10**9))")
+        played.execute(10, "print('on')\\nwhile True: pass")
+        played.execute(11, "print('on'); sum(range(10**12))")
+        for engine in (10, 11):
+            await _printed(host, engine, "on")
         print(*[about["pid"] for about in played.joined.values()], flush=True)
         await asyncio.sleep(1000)
 

@@ -155,7 +155,7 @@ def test_runaway_output_is_cut_while_it_runs() -> None:
             stdout = (await answer).stdout
             assert stdout.startswith("begin\nx")
             assert "bytes left out" in stdout
-            assert 1_000_000 <= len(stdout) < 1_000_100
+            assert 500_000 <= len(stdout) < 1_000_100
             assert (await one.do("print('next')")).stdout == "next\n"
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -372,11 +373,12 @@ class AnySequence(RuleBasedStateMachine):
         if not hasattr(self, "tasks"):
             return
         for engine in self.engines:
-            under_way = self.tasks._engines[engine].tasks
+            under_way: set[Any] = self.tasks._engines[engine].tasks
             assert under_way == {task for task, place in self.placed.items() if place == engine}
-            expected = sum(self.tasks._placed[task][1] for task in under_way)  # type: ignore[index]
+            expected = math.fsum(self.tasks._placed[task][1] for task in under_way)
             assert load(self.tasks, engine) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-            assert under_way or load(self.tasks, engine) == 0.0
+            if not under_way:
+                assert load(self.tasks, engine) == 0.0
 
 
 def load(tasks: LeastLoaded[int], engine: int) -> float:

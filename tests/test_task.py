@@ -160,7 +160,9 @@ def test_a_client_that_leaves_takes_its_waiting_tasks_along():
 def test_map_gives_every_value_once(ordered: bool, chunksize: int | None):
     async def main() -> None:
         async with model_cluster(3) as (controller, _), connect(controller) as tc:
-            values = [x async for x in tc.map(pow, range(300), itertools.repeat(2), chunksize=chunksize, ordered=ordered)]
+            values = [
+                x async for x in tc.map(pow, range(300), itertools.repeat(2), chunksize=chunksize, ordered=ordered)
+            ]
             assert (values if ordered else sorted(values)) == [x * x for x in range(300)]
             assert [x async for x in tc.map(double, [])] == []
 

@@ -1,4 +1,4 @@
-"""Remove what ended clusters left behind: logs, locks and sockets; with --all their identity and capabilities too."""
+"""Remove what ended clusters left behind; with --all their capabilities too."""
 
 from __future__ import annotations
 

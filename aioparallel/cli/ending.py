@@ -1,4 +1,4 @@
-"""When a program should end: a signal, and for a managed one the end of its standard input or of its parent."""
+"""When a program should end: a signal, or the end of its standard input or parent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import signal
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
+
+from aioparallel.errors import ConfigurationError
 
 __all__ = ["Ending"]
 
@@ -49,7 +51,10 @@ class Ending:
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 self._loop.add_signal_handler(number, self._signalled, number)
         if self._managed:
-            self._loop.add_reader(0, self._read)
+            try:
+                self._loop.add_reader(0, self._read)
+            except PermissionError:
+                raise ConfigurationError("--managed: standard input must be a pipe, a socket or a terminal") from None
             self._watch_parent()
         return self
 

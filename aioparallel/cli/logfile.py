@@ -104,6 +104,8 @@ def log_to(state: Path, cluster: str, role: str, *, debug: bool, stderr: bool = 
         screen = logging.StreamHandler(sys.stderr)
         screen.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         screen.setLevel(logging.DEBUG if debug else logging.WARNING)
+        # What ends a program is said by `cli.execute`, once.
+        screen.addFilter(lambda record: not hasattr(record, "final"))
         root.addHandler(screen)
     logging.captureWarnings(True)
     return handler.path

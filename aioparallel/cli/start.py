@@ -98,7 +98,7 @@ async def _keep(options: argparse.Namespace) -> int:
             # Being ended is how a cluster ends; being ended before there was one is not.
             return 0 if cluster.statistics().start else ending.status
         except ClusterError as error:
-            logger.error("%s", error)
+            logger.error("%s", error, extra={"final": True})
             raise
         finally:
             # Engines that were added by hand end with their controller, a moment after it.

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import select
 import signal
+import sys
+from pathlib import Path
 
 from aioparallel import loops
 from aioparallel.capability import Capability, capability_path, state_directory
@@ -28,21 +32,13 @@ def arguments(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """End it."""
-    state = state_directory(options.directory)
-    place = run_directory(state, options.cluster)
+    place = run_directory(state_directory(options.directory), options.cluster)
     ended = []
     for lock in (CLUSTER, CONTROLLER):
         running = holder(place / lock)
-        if running is None:
-            continue
-        _end(running, options)
-        if not wait_free(place / lock, GRACE):
-            _kill(running)
-            if not wait_free(place / lock, HARD):
-                raise ClusterError(
-                    f"process {running.pid} on {running.host} of cluster {options.cluster!r} does not end"
-                )
-        ended.append(running.pid)
+        if running is not None:
+            _end(running, place / lock, options)
+            ended.append(running.pid)
     if ended and not wait_free(place / ENGINES, HARD):
         raise ClusterError(f"engines of cluster {options.cluster!r} go on: see aiocluster logs")
     if options.json:
@@ -54,15 +50,47 @@ def run(options: argparse.Namespace) -> int:
     return 0 if ended else FAILED
 
 
-def _end(running: Holder, options: argparse.Namespace) -> None:
-    if running.is_here:
-        _signal(running.pid, signal.SIGTERM)
+def _end(running: Holder, lock: Path, options: argparse.Namespace) -> None:
+    """End the process that holds a lock, and wait until it is gone.
+
+    Raises:
+        ClusterError: It does not end, or is out of reach.
+    """
+    if not running.is_here:
+        _end_elsewhere(running, lock, options)
         return
-    # The state directory is shared, and the process is on another machine.
+    # The lock was held a moment ago, so the process id is still its holder's. 0 would be our own group.
+    if running.pid <= 0:
+        raise ClusterError(f"{lock} does not say which process holds it")
+    with contextlib.suppress(ProcessLookupError):
+        for number, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, HARD)):
+            if _signalled(running.pid, number, lock, patience):
+                return
+        raise ClusterError(f"process {running.pid} of cluster {options.cluster!r} does not end")
+
+
+def _signalled(pid: int, number: int, lock: Path, patience: float) -> bool:
+    """Send a signal, and return whether the process has ended after at most `patience` seconds."""
+    if sys.platform != "linux":
+        os.kill(pid, number)
+        return wait_free(lock, patience)
+    # Its lock is free a moment before the process is gone.
+    process = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(process, number)
+        return bool(select.select([process], [], [], patience)[0])
+    finally:
+        os.close(process)
+
+
+def _end_elsewhere(running: Holder, lock: Path, options: argparse.Namespace) -> None:
+    """End a controller on another machine that shares the state directory."""
     try:
         loops.run(_shut_down(options))
     except ConnectionFailed as error:
         raise ClusterError(f"cluster {options.cluster!r} runs on {running.host}: stop it there ({error})") from error
+    if not wait_free(lock, GRACE):
+        raise ClusterError(f"cluster {options.cluster!r} on {running.host} does not end: stop it there")
 
 
 async def _shut_down(options: argparse.Namespace) -> None:
@@ -71,18 +99,3 @@ async def _shut_down(options: argparse.Namespace) -> None:
     capability = Capability.load(capability_path("admin", cluster=options.cluster, directory=options.directory))
     async with AdminClient(capability) as admin:
         await admin.shutdown()
-
-
-def _kill(running: Holder) -> None:
-    if running.is_here:
-        _signal(running.pid, signal.SIGKILL)
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    # The lock was held a moment ago, so the process id is still its holder's. 0 would be our own group.
-    if pid <= 0:
-        raise ClusterError("the lock does not say which process holds it")
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return

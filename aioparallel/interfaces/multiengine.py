@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioparallel.channel import Client, Finish, plain_value, serializer
-from aioparallel.engines import Engine
 from aioparallel.errors import (
     InvalidEngineID,
     NoEnginesRegistered,
@@ -18,24 +17,15 @@ from aioparallel.errors import (
 )
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.queues import Command
-from aioparallel.results import QueueStatusList, collect
+from aioparallel.results import NAMES, QueueStatusList, collect, name_of
 from aioparallel.wire import LAST, Frame, Kind, Status
+
+if TYPE_CHECKING:
+    from aioparallel.engines import Engine
 
 __all__ = ["MultiEngineCalls", "MultiEngineClient", "MultiEngineInterface", "Targets"]
 
 Targets: TypeAlias = int | str | Sequence[int]
-
-
-#: What the parts of a payload are called when one of them can't be sent.
-NAMES = {
-    "execute": ("verb", "code"),
-    "apply": ("verb", "f", "args", "kwargs"),
-    "map": ("verb", "f", "args"),
-    "push": ("verb", "names"),
-    "pull": ("verb", "names"),
-    "keys": ("verb",),
-    "reset": ("verb",),
-}
 
 
 class _Submission:
@@ -121,12 +111,12 @@ class MultiEngineInterface(Interface):
     @remote
     async def interrupt(self, client: ClientProxy, targets: Any) -> None:
         """Raise KeyboardInterrupt in what runs on the targets."""
-        await self._each(client, targets, Engine.interrupt)
+        await self._each(client, targets, lambda engine: engine.interrupt())
 
     @remote
     async def restart(self, client: ClientProxy, targets: Any) -> None:
         """Start a fresh kernel under the same id on each target."""
-        await self._each(client, targets, Engine.restart)
+        await self._each(client, targets, lambda engine: engine.restart())
 
     @remote
     async def kill(self, client: ClientProxy, targets: Any, controller: bool) -> None:
@@ -135,7 +125,7 @@ class MultiEngineInterface(Interface):
             # The engine hosts end with their controller, so there is nobody to ask first.
             self.host.shut_down()
             return
-        await self._each(client, targets, Engine.stop)
+        await self._each(client, targets, lambda engine: engine.stop())
 
     async def _each(self, client: ClientProxy, targets: Any, ask: Callable[[Engine], Any]) -> None:
         answers = [ask(engine) for engine in self._engines(client, targets)]
@@ -153,8 +143,10 @@ class MultiEngineInterface(Interface):
 
     def _done(self, engine: Engine, command: Command, result: Frame | ParallelError) -> None:
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
+        # One that was withdrawn ends in an interrupt that nobody is told of: it does not count as a failure.
+        wanted = command.owner.remaining > 0
         command.owner.answer(engine, result)
-        if failed and not isinstance(result, QueueCleared):
+        if failed and wanted and not isinstance(result, QueueCleared):
             engine.clear(self._is_ours)
 
     def _is_ours(self, command: Command) -> bool:
@@ -333,13 +325,6 @@ class MultiEngineCalls:
             return values[0] if bare else kind(values)
 
         return finish
-
-
-def name_of(f: Any) -> str:
-    """Return what to call a function in `status`."""
-    while isinstance(f, functools.partial):
-        f = f.func
-    return str(getattr(f, "__qualname__", None) or type(f).__name__)[:80]
 
 
 class View(MultiEngineCalls):

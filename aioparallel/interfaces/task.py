@@ -7,17 +7,18 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.channel import Client, Finish, serializer
-from aioparallel.engines import Engine
 from aioparallel.errors import EngineDied, EngineLost, ParallelError, from_plain
 from aioparallel.interface import ClientProxy, Interface, remote
-from aioparallel.interfaces.multiengine import NAMES, name_of
 from aioparallel.queues import Command
-from aioparallel.results import outputs, value_of
+from aioparallel.results import NAMES, name_of, outputs, value_of
 from aioparallel.scheduler import LeastLoaded
 from aioparallel.wire import LAST, RESULT_META, Frame, Kind, Status
+
+if TYPE_CHECKING:
+    from aioparallel.engines import Engine
 
 __all__ = ["Chunks", "Mapping", "TaskCalls", "TaskClient", "TaskInterface"]
 

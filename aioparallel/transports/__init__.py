@@ -1,4 +1,4 @@
-"""How bytes travel: the contract of a transport (Transport, Listener), and who waits at the door (Gate).
+"""How bytes travel: Transport, Listener, and who waits at the door (Gate).
 
 A transport hands out asyncio's own transports and invents no stream. One is found by the scheme of an
 address (`tls://host:port`, `unix:///path`, `memory://name`) through the entry-point group
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import socket
@@ -34,7 +33,8 @@ logger = logging.getLogger(__name__)
 HANDSHAKE = 6.0
 #: Seconds for the TLS handshake within that.
 TLS_HANDSHAKE = 3.0
-#: Seconds between two complaints that nothing can be accepted.
+#: Seconds until the next try when nothing can be accepted, and between two complaints about that.
+PAUSE = 0.1
 COMPLAINTS = 60.0
 
 
@@ -207,7 +207,7 @@ class Gate:
 
 
 class SocketListener(Listener):
-    """An accept loop over a listening socket, so that what happens before the handshake can be bounded.
+    """Accepts from a listening socket by itself, so that what happens before the handshake can be bounded.
 
     Args:
         listening: The socket, bound and listening.
@@ -234,8 +234,11 @@ class SocketListener(Listener):
         self._adopt = adopt
         self._gate = gate
         self._trusted = trusted
-        self._adopting: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name=f"accept {address}")
+        self._adopting: dict[asyncio.Task[None], socket.socket] = {}
+        self._loop = asyncio.get_running_loop()
+        self._quiet_until = self._loop.time()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._listen()
 
     async def __aenter__(self) -> Self:
         return self
@@ -247,50 +250,55 @@ class SocketListener(Listener):
 
     async def aclose(self) -> None:
         """Stop listening; connections that were made stay. Safe to call twice."""
-        self._accepting.cancel()
-        for task in tuple(self._adopting):
-            task.cancel()
-        await asyncio.gather(self._accepting, *self._adopting, return_exceptions=True)
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            if self._resuming is not None:
+                self._resuming.cancel()
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+        for accepted in self._adopting.values():
+            _hang_up(accepted)
+        await asyncio.gather(*self._adopting, return_exceptions=True)
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        quiet_until = loop.time()
-        while True:
-            try:
-                accepted, name = await loop.sock_accept(self._socket)
-            except OSError as error:
-                # Too few descriptors, or a peer that is gone again: only a socket that is none is beyond hope.
-                if error.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
-                    raise
-                if loop.time() >= quiet_until:
-                    quiet_until = loop.time() + COMPLAINTS
-                    logger.warning("%s: can't accept a connection: %s", self.address, error)
-                await asyncio.sleep(0.1)
-                continue
-            accepted.setblocking(False)
-            try:
-                source = self._arrived(accepted, name)
-            except (OSError, LookupError, TypeError):
-                # It is gone again, and has no name any more.
-                source = None
-            if source is None:
-                accepted.close()
-                continue
-            task = loop.create_task(self._take(accepted, source))
-            self._adopting.add(task)
-            task.add_done_callback(functools.partial(self._taken, accepted))
+    def _listen(self) -> None:
+        self._resuming = None
+        self._loop.add_reader(self._socket, self._accept)
 
-    def _taken(self, accepted: socket.socket, task: asyncio.Task[None]) -> None:
-        self._adopting.discard(task)
+    def _accept(self) -> None:
+        """Take in one who waits. No coroutine does this: cancelled, it would lose whom it has just accepted."""
+        try:
+            accepted, name = self._socket.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            # Too few descriptors, or a peer that is gone again.
+            if self._loop.time() >= self._quiet_until:
+                self._quiet_until = self._loop.time() + COMPLAINTS
+                logger.warning("%s: can't accept a connection: %s", self.address, error)
+            self._loop.remove_reader(self._socket)
+            self._resuming = self._loop.call_later(PAUSE, self._listen)
+            return
+        accepted.setblocking(False)
+        try:
+            source = self._arrived(accepted, name)
+        except (OSError, LookupError, TypeError):
+            # It is gone again, and has no name any more.
+            source = None
+        if source is None:
+            accepted.close()
+            return
+        task = self._loop.create_task(self._take(accepted, source))
+        self._adopting[task] = accepted
+        task.add_done_callback(self._taken)
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        accepted = self._adopting.pop(task)
         if task.cancelled():
             # Perhaps before its first step, where it can't see to that itself.
             accepted.close()
 
     async def _take(self, accepted: socket.socket, source: str) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        slot = self._gate.enter(source, task.cancel, trusted=self._trusted)
+        # Not this task's cancel(): uvloop does not tell a protocol that was made of the end of its connection then.
+        slot = self._gate.enter(source, functools.partial(_hang_up, accepted), trusted=self._trusted)
         try:
             transport, _ = await self._adopt(accepted, slot)
         except BaseException as error:
@@ -303,6 +311,12 @@ class SocketListener(Listener):
                 raise
         else:
             slot.evict = transport.abort
+
+
+def _hang_up(accepted: socket.socket) -> None:
+    """End a connection whose transport is not known yet: whoever reads from it sees its end."""
+    with contextlib.suppress(OSError):
+        accepted.shutdown(socket.SHUT_RDWR)
 
 
 def scheme_of(address: str) -> str:

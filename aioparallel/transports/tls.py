@@ -49,7 +49,9 @@ class TlsTransport(Transport):
             server_hostname=peer.server_name,
             ssl_handshake_timeout=TLS_HANDSHAKE,
         )
-        _tune(transport.get_extra_info("socket"))
+        # A protocol that did not like what it saw has hung up already, and says so itself.
+        if not transport.is_closing():
+            _tune(transport.get_extra_info("socket"))
         return transport, protocol
 
     async def listen(

@@ -1,0 +1,67 @@
+"""When what was sent leaves: at the end of a turn of the loop, or at once for a lone frame.
+
+Under load many frames come in one read and many reads in one turn: what they cause leaves in one write a
+connection. A frame that comes alone is somebody waiting for its answer, and another turn of the loop would cost more
+than it gathers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+__all__ = ["Turn"]
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+
+
+class Turn:
+    """The flushes that are due on one loop. Get it with `Turn.of_running_loop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._call_soon = loop.call_soon
+        self._due: list[Callable[[], None]] = []
+        self._scheduled = False
+        self._held = False
+
+    def __repr__(self) -> str:
+        return f"<Turn with {len(self._due)} flushes due>"
+
+    @classmethod
+    def of_running_loop(cls) -> Turn:
+        """Return the running loop's."""
+        loop = asyncio.get_running_loop()
+        turn = _turns.get(loop)
+        if turn is None:
+            turn = _turns[loop] = cls(loop)
+        return turn
+
+    def due(self, flush: Callable[[], None]) -> None:
+        """Have `flush` called at the end."""
+        self._due.append(flush)
+        if not self._scheduled and not self._held:
+            self._scheduled = True
+            self._call_soon(self._end)
+
+    def deliver(self, handler: Callable[[list[Any]], None], frames: list[Any]) -> None:
+        """Give the frames of one read to who handles them; for a single one the turn ends with it."""
+        if len(frames) > 1 or self._held:
+            handler(frames)
+            return
+        self._held = True
+        try:
+            handler(frames)
+        finally:
+            self._held = False
+            self._flush()
+
+    def _end(self) -> None:
+        self._scheduled = False
+        self._flush()
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for flush in due:
+            flush()
