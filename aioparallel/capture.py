@@ -160,11 +160,12 @@ class Description:
     Attributes:
         blob: What `Template` takes, as bytes: the Python version (two bytes), then the pickled plain values.
         members: Identities of the functions in it, to see whether two descriptions overlap.
+        heads: What `serialize` has made of the blob, by verb.
     """
 
     __slots__ = (
         "_cells", "_codec", "_contents", "_functions", "_globals", "_modules", "_packages", "_references",
-        "_slots", "_spaces", "_submodules", "_watched", "blob", "members",
+        "_slots", "_spaces", "_submodules", "_watched", "blob", "heads", "members",
     )  # fmt: skip
 
     def __init__(self, function: FunctionType, codec: Codec) -> None:
@@ -181,6 +182,7 @@ class Description:
         self._submodules: dict[str, None] = {}
         self._packages = 0
         plain = [self._function(member) for member in self._functions]  # grows while we go through it
+        self.heads: dict[str, bytes] = {}
         self.members = frozenset(map(id, self._functions))
         self.blob = bytes(PYTHON) + codec.dumps((plain, self._globals, self._slots, list(self._submodules)))
         if len(self.blob) > LARGEST:

@@ -215,6 +215,10 @@ class Channel:
             self._partial.pop(number, None)
             self._post(encode(Kind.CANCEL, number))
 
+    def read_here(self, seconds: float) -> bool:
+        """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`)."""
+        return self._connection is not None and self._connection.read_here(seconds)
+
     async def aclose(self) -> None:
         """Close; calls under way fail with `ConnectionLost`. Safe to call twice."""
         if self._connection is not None:

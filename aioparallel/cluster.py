@@ -30,6 +30,7 @@ from aioparallel import launchers, plugins, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
 from aioparallel.channel import Client
 from aioparallel.errors import ClusterError, ConfigurationError
+from aioparallel.importable import own_directories
 from aioparallel.interface import Interface
 from aioparallel.launchers import Job, Launcher
 
@@ -93,7 +94,7 @@ class Cluster:
         name: The cluster's name.
         directory: The state directory; None: a temporary one that nobody else knows. One that is given is the
             caller's, who also sees to it that no other cluster of that name runs there.
-        path: Directories from which engines can import.
+        path: Directories from which engines can import; None: from where the caller can (`sys.path`, when they start).
         timeout: Seconds that the start may take.
 
     Attributes:
@@ -116,7 +117,7 @@ class Cluster:
         launcher: str | Launcher = "local",
         name: str = "default",
         directory: str | Path | None = None,
-        path: Sequence[str | Path] = (),
+        path: Sequence[str | Path] | None = None,
         timeout: float = 60.0,
     ) -> None:
         self.name = check_name(name, "a cluster")
@@ -127,7 +128,7 @@ class Cluster:
             transports.get(address)
         self._launcher = launcher if isinstance(launcher, Launcher) else launchers.get(launcher)
         self._given = None if directory is None else Path(directory)
-        self._path = [str(Path(entry).absolute()) for entry in path]
+        self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
         self._timeout = timeout
         self._controller: Job | None = None
         self._engines: list[Job] = []
@@ -310,7 +311,8 @@ class Cluster:
         return [*_python("controller"), *self._place(), *listen, *(["--temporary"] if private else [])]
 
     async def _start_engines(self, n: int) -> list[Job]:
-        path = [option for entry in self._path for option in ("--path", entry)]
+        entries = own_directories() if self._path is None else self._path
+        path = [option for entry in entries for option in ("--path", entry)]
         wait = ["--wait", str(self._timeout)]
         command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
         jobs = await self._launcher.start(command, env=_environment())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import platform
+import select
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -92,6 +94,8 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._lost = False
         self._timer: asyncio.TimerHandle | None = None
+        self._descriptor: int | None = None
+        self._poll = select.poll()
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
@@ -206,6 +210,11 @@ class Connection(asyncio.BufferedProtocol):
             self._fail(error)
             return
         self._session = Session(handshake, self.limits, now=self._loop.time())
+        if type(self._loop) is asyncio.SelectorEventLoop and transport.get_extra_info("ssl_object") is None:
+            connected = transport.get_extra_info("socket")
+            if connected is not None:
+                self._descriptor = connected.fileno()
+                self._poll.register(self._descriptor, select.POLLIN)
         self._timer = self._loop.call_later(self.limits.beat, self._tick)
         if self._greeting is not None:
             self._transport.write(self._greeting(handshake))
@@ -245,6 +254,30 @@ class Connection(asyncio.BufferedProtocol):
             except ProtocolError as error:
                 self._fail(error)
 
+    def read_here(self, seconds: float) -> bool:
+        """Read once from the socket in the calling thread, while nobody runs the loop.
+
+        For a thread that waits for one answer this leaves out all of the loop's own work. It can be done where
+        asyncio's transport is a plain socket without a buffer of its own; the end of the connection is left to the loop.
+
+        Args:
+            seconds: How long to wait for something to read.
+
+        Returns:
+            Whether something was read.
+        """
+        if self._descriptor is None or self._closing or not self._transport.is_reading():
+            return False
+        try:
+            if not self._poll.poll(seconds * 1000):
+                return False
+            count = os.readv(self._descriptor, [self.get_buffer(-1)])
+        except OSError:
+            return False
+        if count:
+            self.buffer_updated(count)
+        return count > 0
+
     def eof_received(self) -> bool:
         """The far end writes no more: neither do we."""
         return False
@@ -254,6 +287,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._lost:
             return
         self._lost = self._closing = True
+        self._descriptor = None
         if self._timer is not None:
             self._timer.cancel()
         self._out.clear()

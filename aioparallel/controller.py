@@ -16,7 +16,7 @@ from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine, EngineLink, Roster
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError
-from aioparallel.events import ClientJoined, ClientLeft, Monitor, PeerRefused
+from aioparallel.events import ClientJoined, ClientLeft, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
@@ -73,6 +73,8 @@ class Controller:
         self._connections: set[Connection] = set()
         self._gate = Gate()
         self._listeners: list[Listener] = []
+        self._refusals = Refusals()
+        self._telling: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
@@ -218,6 +220,10 @@ class Controller:
         # Every connection closes within its own deadline.
         while self._connections:
             await self._one_less()
+        if self._telling is not None:
+            self._telling.cancel()
+        for refusal in self._refusals.flush():
+            self._tell_refused(refusal)
         self._state.close()
 
     async def _one_less(self) -> None:
@@ -254,8 +260,7 @@ class Controller:
             if owner:
                 self._leave(owner[0], error)
             elif isinstance(error, HandshakeError):
-                logger.info("%s was refused: %s", slot.source, error)
-                self.monitor.publish(PeerRefused(slot.source, str(error)))
+                self._refused(slot.source, str(error))
             if not self._connections and hasattr(self, "_left") and not self._left.done():
                 self._left.set_result(None)
 
@@ -271,6 +276,32 @@ class Controller:
             on_lost=lost,
         )
         return connection
+
+    def _refused(self, source: str, reason: str) -> None:
+        """Tell of somebody who was not let in; of many only how many they are."""
+        refusal = self._refusals.add(source, reason, self._loop.time())
+        if refusal is not None:
+            self._tell_refused(refusal)
+        self._tell_refusals_later()
+
+    def _tell_refusals_later(self) -> None:
+        due = self._refusals.due
+        if due is None or self._closing or (self._telling is not None and self._telling.when() <= due):
+            return
+        if self._telling is not None:
+            self._telling.cancel()
+        self._telling = self._loop.call_at(due, self._tell_refusals)
+
+    def _tell_refusals(self) -> None:
+        self._telling = None
+        for refusal in self._refusals.tell(self._loop.time()):
+            self._tell_refused(refusal)
+        self._tell_refusals_later()
+
+    def _tell_refused(self, refusal: PeerRefused) -> None:
+        others = f", and {refusal.more} others like it" if refusal.more else ""
+        logger.info("%s was refused: %s%s", refusal.source, refusal.reason, others)
+        self.monitor.publish(refusal)
 
     def _welcome(self, grant: Grant, body: dict[str, Any]) -> dict[str, Any]:
         """What a peer whose proof is right is told."""

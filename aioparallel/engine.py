@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from aioparallel.capability import Capability
+from aioparallel.channel import find_capability
 from aioparallel.connection import connect
 from aioparallel.errors import (
     ClusterError,
@@ -41,8 +42,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the kernels' output: while something runs, and while nothing does.
 BUSY_LOOK, IDLE_LOOK = 0.1, 2.0
-#: Seconds between attempts to reach a controller: at first, and at most.
-FIRST_RETRY, LAST_RETRY = 0.05, 1.0
+#: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
+FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
+#: How much longer each is than the one before, and for how many seconds a controller may be starting.
+RETRY_GROWTH, SOON = 1.3, 2.0
 #: Seconds that the last words to the controller may take.
 LINGER = 5.0
 
@@ -195,15 +198,13 @@ class EngineHost:
 
     async def _dial_controller(self, on_frames: OnFrames, on_lost: OnLost) -> Upstream:
         """Reach the controller, as soon as there is one."""
-        deadline = None if self._connect_timeout is None else self._loop.time() + self._connect_timeout
+        began = self._loop.time()
+        deadline = None if self._connect_timeout is None else began + self._connect_timeout
         delay, told = FIRST_RETRY, ""
         while True:
             try:
-                capability = self._capability
-                if not isinstance(capability, Capability):
-                    capability = Capability.load(Path(capability))
                 connection, _ = await connect(
-                    capability,
+                    find_capability(self._capability, "engine"),
                     role="engine",
                     on_frames=on_frames,
                     on_lost=on_lost,
@@ -222,7 +223,8 @@ class EngineHost:
                     if self._on_waiting is not None:
                         self._on_waiting(error)
             await asyncio.sleep(delay)
-            delay = min(2 * delay, LAST_RETRY)
+            longest = SOON_RETRY if self._loop.time() - began < SOON else LAST_RETRY
+            delay = min(RETRY_GROWTH * delay, longest)
 
     def _from_controller(self, frames: list[Frame]) -> None:
         for frame in frames:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from aioparallel.connection import Connection
-from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain
+from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
 from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
 from aioparallel.queues import Command, FifoQueue, Queue
 from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Status, encode
@@ -63,9 +63,17 @@ class Engine:
 
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room."""
+        if self._next is None and not len(self._queue) and self._has_room(command):
+            self._send(command)
+            return
         self._queue.put(command)
-        if self._next is None:
-            self.pump()
+        self.pump()
+
+    def _has_room(self, command: Command) -> bool:
+        under_way = len(self._under_way)
+        if under_way and (command.exclusive or self._exclusive or under_way >= IN_FLIGHT):
+            return False
+        return not command.owner.client.connection.congested
 
     def pump(self) -> None:
         """Send what may be sent now."""
@@ -76,10 +84,7 @@ class Engine:
                     self._next = None
                     return
                 command = self._next = self._queue.pop()
-            under_way = len(self._under_way)
-            if under_way and (command.exclusive or self._exclusive or under_way >= IN_FLIGHT):
-                return
-            if command.owner.client.congested:
+            if not self._has_room(command):
                 return
             self._next = None
             self._send(command)
@@ -103,7 +108,8 @@ class Engine:
         else:
             self._exclusive = False
         command.done(command, frame)
-        self.pump()
+        if self._next is not None or len(self._queue):
+            self.pump()
 
     def cancel(self, command: Command) -> None:
         """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
@@ -258,7 +264,12 @@ class EngineLink:
         about = frame.json()
         if not isinstance(about, dict):
             raise ProtocolError("JOIN without a JSON object")
-        engine = self._roster.join(self, {"python": self._python} | about)
+        try:
+            engine = self._roster.join(self, {"python": self._python} | about)
+        except OperationError as error:
+            header = json.dumps(to_plain(error)).encode()
+            self.connection.send(encode(Kind.RESULT, frame.id, code=Status.FAULT, flags=LAST, header=header))
+            return
         header = json.dumps({"engine": engine.id}).encode()
         self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
         self._roster.announce(engine)

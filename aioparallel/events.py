@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,9 +19,15 @@ __all__ = [
     "KernelRestarted",
     "Monitor",
     "PeerRefused",
+    "Refusals",
 ]
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which the next refusals of a kind are only counted: at first, and at most.
+QUIET, LONGEST_QUIET = 1.0, 64.0
+#: Kinds of refusals that are told apart at a time; strangers must not decide how much is remembered.
+KINDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +134,12 @@ class PeerRefused:
     Attributes:
         source: Where it came from.
         reason: Why; never told to the peer.
+        more: How many others were refused for such a reason, and not told of one by one.
     """
 
     source: str
     reason: str
+    more: int = 0
 
 
 Event: TypeAlias = (
@@ -164,3 +173,55 @@ class Monitor:
                 listener(event)
             except Exception:
                 logger.exception("a listener failed at %r", event)
+
+
+class Refusals:
+    """Which refusals are told, so that strangers at the door can't flood a log, or who listens.
+
+    The first of a kind is told at once. The next ones are counted for a second, then told as one, and counted for two
+    seconds, and so on, until a while goes by without any. Numbers in a reason make it no other kind.
+    """
+
+    def __init__(self) -> None:
+        #: For each kind: until when it is counted, for how long, and the last one with how many before it.
+        self._kinds: dict[str, tuple[float, float, PeerRefused | None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Refusals of {len(self._kinds)} kinds>"
+
+    @property
+    def due(self) -> float | None:
+        """When `tell` has something to do, on the clock of `now`; None: when somebody has been refused."""
+        return min((until for until, _, _ in self._kinds.values()), default=None)
+
+    def add(self, source: str, reason: str, now: float) -> PeerRefused | None:
+        """Take note that `source` was refused; return what to tell at once, if it is to be told."""
+        kind = re.sub(r"\d+", "#", reason[:200])
+        if kind not in self._kinds and len(self._kinds) >= KINDS:
+            kind = ""
+        if kind in self._kinds:
+            until, quiet, last = self._kinds[kind]
+            self._kinds[kind] = until, quiet, PeerRefused(source, reason, 0 if last is None else last.more + 1)
+            return None
+        self._kinds[kind] = now + QUIET, QUIET, None
+        return PeerRefused(source, reason)
+
+    def tell(self, now: float) -> list[PeerRefused]:
+        """Return what has been counted for long enough."""
+        told = []
+        for kind, (until, quiet, last) in list(self._kinds.items()):
+            if until > now:
+                continue
+            if last is None:
+                del self._kinds[kind]
+            else:
+                told.append(last)
+                quiet = min(2 * quiet, LONGEST_QUIET)
+                self._kinds[kind] = now + quiet, quiet, None
+        return told
+
+    def flush(self) -> list[PeerRefused]:
+        """Return all that has been counted, and begin again."""
+        told = [last for _, _, last in self._kinds.values() if last is not None]
+        self._kinds.clear()
+        return told

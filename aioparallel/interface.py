@@ -183,7 +183,21 @@ class ClientProxy:
         """Do what the client asks."""
         for frame in frames:
             if frame.kind == Kind.CALL:
-                self._call(frame)
+                try:
+                    name, method, raw = self._methods[frame.code]
+                except IndexError:
+                    raise ProtocolError(f"a client called operation {frame.code}") from None
+                try:
+                    if method is None:
+                        raise OperationError(f"this capability does not allow {name!r} of {self._interface.name!r}")
+                    if raw:
+                        method(self, frame)
+                    else:
+                        self._call(frame, name, method)
+                except ProtocolError:
+                    raise
+                except Exception as error:
+                    self._failed(frame.id, name, error)
             elif frame.kind == Kind.CANCEL:
                 call = self.calls.pop(frame.id, None)
                 if call is not None:
@@ -238,26 +252,12 @@ class ClientProxy:
         """Whether the client's capability reaches that engine."""
         return self.grant.engines is None or engine in self.grant.engines
 
-    def _call(self, frame: Frame) -> None:
-        try:
-            name, method, raw = self._methods[frame.code]
-        except IndexError:
-            raise ProtocolError(f"a client called operation {frame.code}") from None
-        try:
-            if method is None:
-                raise OperationError(f"this capability does not allow {name!r} of {self._interface.name!r}")
-            if raw:
-                method(self, frame)
-                return
-            arguments = frame.json()
-            if not isinstance(arguments, dict):
-                raise ProtocolError("the arguments of a call are a JSON object")
-            value = _bound(method, name, {"client": self} | arguments)
-        except ProtocolError:
-            raise
-        except Exception as error:
-            self._failed(frame.id, name, error)
-            return
+    def _call(self, frame: Frame, name: str, method: Callable[..., Any]) -> None:
+        """Call a plain operation."""
+        arguments = frame.json()
+        if not isinstance(arguments, dict):
+            raise ProtocolError("the arguments of a call are a JSON object")
+        value = _bound(method, name, {"client": self} | arguments)
         if inspect.iscoroutine(value):
             self._tasks[frame.id] = self._interface.host.create_task(self._finish(frame.id, name, value))
         else:

@@ -112,9 +112,7 @@ class Namespace:
         self._compiler_flags |= body.co_flags & _FUTURES
         flags |= self._compiler_flags
         tail = None if last is None else compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
-        if tree.body:
-            self._evaluate(body)
-        value = None if tail is None else self._evaluate(tail)
+        value = self._evaluate(body, tail)
         text = None
         if value is not None:
             text = repr(value)
@@ -199,10 +197,22 @@ class Namespace:
         except KeyError:
             raise NameError(f"name {name!r} is not defined", name=name) from None
 
-    def _evaluate(self, code: CodeType) -> Any:
-        value = eval(code, self.names)
+    def _evaluate(self, body: CodeType, tail: CodeType | None) -> Any:
+        """Run an input; return its last expression's value. One that awaits anywhere is one coroutine."""
         # The flag, not the value: an expression may well be a coroutine without the input awaiting anything.
-        return self._run_coroutine(value) if code.co_flags & _CO_COROUTINE else value
+        if (body.co_flags | (tail.co_flags if tail else 0)) & _CO_COROUTINE:
+            return self._run_coroutine(self._evaluate_in_loop(body, tail))
+        eval(body, self.names)
+        return None if tail is None else eval(tail, self.names)
+
+    async def _evaluate_in_loop(self, body: CodeType, tail: CodeType | None) -> Any:
+        value = None
+        for code in (body, tail):
+            if code is not None:
+                value = eval(code, self.names)
+                if code.co_flags & _CO_COROUTINE:
+                    value = await value
+        return None if tail is None else value
 
     def _keep_source(self, filename: str, code: str) -> None:
         # No modification time: linecache.checkcache then leaves the entry alone.

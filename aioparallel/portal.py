@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 Future = concurrent.futures.Future
 
+#: Seconds for which the one who waits reads by itself, before it runs the whole loop.
+SHORT = 0.02
 #: Seconds without anybody waiting after which our thread takes the loop.
 PATIENCE = 0.005
 
@@ -184,8 +186,19 @@ class Portal:
             if self._posted:
                 # Not from within the loop, which saves it a turn; nothing that is posted asks for a running one.
                 self._do_posted()
+            if timeout is None and len(futures) == 1:
+                [future] = futures
+                read_here = getattr(future, "read_here", _nothing)
+                while not interrupts.seen and not future.done() and read_here(SHORT):
+                    pass
+                if future.done():
+                    return
             for future in futures:
-                future.add_done_callback(stop)
+                watch = getattr(future, "watch", None)
+                if watch is None:
+                    future.add_done_callback(stop)
+                else:
+                    watch(stop)
             while not interrupts.seen and not _any_done(futures):
                 if deadline is not None and loop.time() >= deadline:
                     break
@@ -215,6 +228,10 @@ class Portal:
             drives = self._drives
             self._wake.clear()
             self._wake.wait(PATIENCE)
+
+
+def _nothing(seconds: float) -> bool:
+    return False
 
 
 def _any_done(futures: Collection[Future[Any]]) -> bool:

@@ -129,6 +129,8 @@ class LeastLoaded(Generic[T]):
         """Return which waiting tasks go to which engine now."""
         decisions: list[tuple[T, int]] = []
         waiting = self._waiting
+        if not waiting:
+            return decisions
         while waiting:
             task = waiting[0]
             if self._removed and task in self._removed:

@@ -87,6 +87,8 @@ class _Packer(pickle.Pickler):
 _idle: list[_Packer] = []
 
 
+# Opcodes: GLOBAL, what makes a function of a description; BINBYTES.
+_MAKE = b"caioparallel.serialize\n_make\nB"
 _CODEC = Codec(functools.partial(pickle.dumps, protocol=5), pickle.loads, marshal.dumps, marshal.loads)
 
 
@@ -102,6 +104,10 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
     Raises:
         SerializationError: It, or something in it, can't be sent; the text names the path to it.
     """
+    if type(obj) is tuple and len(obj) == 4 and obj[3] == {} and type(obj[1]) is FunctionType:
+        call = _pack_call(*obj[:3])
+        if call is not None:
+            return [call]
     packer = _idle.pop() if _idle else _Packer()
     parts = packer.parts.pieces
     try:
@@ -109,12 +115,56 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
     except Exception as error:
         return _pack_whole(obj, name, error)
     buffers = parts[:] if len(parts) == 1 else _assemble(parts)
+    _reuse(packer)
+    return buffers
+
+
+def _pack_call(verb: Any, function: FunctionType, args: Any) -> bytes | None:
+    """Pack `(verb, function, args, {})`, or return None if that takes more than small arguments and a description.
+
+    The first two are the same from call to call, so their part of the stream is kept; it memoizes nothing, so the
+    arguments' part may follow as the pickler writes it, without its protocol, frame and stop.
+    """
+    if type(verb) is not str or importable(function):
+        return None
+    description = describe(function, _CODEC)
+    if description is None:
+        return None
+    head = description.heads.get(verb)
+    if head is None:
+        name, blob = verb.encode(), description.blob
+        head = description.heads[verb] = b"".join(
+            (
+                b"\x80\x05(X",
+                len(name).to_bytes(4, "little"),
+                name,
+                _MAKE,
+                len(blob).to_bytes(4, "little"),
+                blob,
+                b"\x85R",
+            )
+        )
+    packer = _idle.pop() if _idle else _Packer()
+    parts = packer.parts.pieces
+    try:
+        packer.dump(args)
+    except Exception:
+        return None
+    if len(parts) != 1 or packer.captured:
+        return None
+    stream = parts[0]
+    call = b"".join((head, stream[11 if stream[2] == 0x95 else 2 : -1], b"}t."))
+    _reuse(packer)
+    return call
+
+
+def _reuse(packer: _Packer) -> None:
+    parts = packer.parts.pieces
     if len(_idle) < IDLE_PICKLERS and len(parts) == 1:
         packer.clear_memo()
         packer.captured.clear()
         parts.clear()
         _idle.append(packer)
-    return buffers
 
 
 def unpack(buffers: Sequence[Buffer]) -> Any:

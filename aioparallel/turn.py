@@ -8,11 +8,14 @@ than it gathers.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 __all__ = ["Turn"]
+
+logger = logging.getLogger(__name__)
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
@@ -64,4 +67,12 @@ class Turn:
     def _flush(self) -> None:
         due, self._due = self._due, []
         for flush in due:
-            flush()
+            try:
+                flush()
+            except Exception:
+                logger.exception("what one connection had to send could not be written")
+            except BaseException:
+                # Ctrl-C in a program that runs the loop itself: the others' turn is the next one.
+                for other in due[due.index(flush) + 1 :]:
+                    self.due(other)
+                raise

@@ -64,6 +64,24 @@ def test_execute_awaits(engine: Namespace) -> None:
     assert note(caught.value).count("<input-6>") == 2
 
 
+def test_an_input_that_awaits_is_one_coroutine(engine: Namespace) -> None:
+    do(engine, "execute", "import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return 7")
+    assert do(engine, "execute", "t = asyncio.create_task(f())\nawait t")["repr"] == "7"
+    assert do(engine, "execute", "loop = asyncio.get_running_loop()\nawait f()\nloop.is_running()")["repr"] == "True"
+    # Only the last line awaits, only a line before it, none.
+    assert do(engine, "execute", "now = asyncio.get_running_loop().time()\n(await f()) + 1")["repr"] == "8"
+    assert do(engine, "execute", "x = await f()\nasyncio.get_running_loop().is_running()")["repr"] == "True"
+    assert do(engine, "execute", "x = await f()")["repr"] is None
+    assert do(engine, "execute", "await f()\nNone")["repr"] is None
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        do(engine, "execute", "asyncio.get_running_loop()")
+    with pytest.raises(ZeroDivisionError) as caught:
+        do(engine, "execute", "1 / 0\nawait f()")
+    assert "aioparallel" not in note(caught.value)
+    assert "asyncio" not in note(caught.value)
+    assert 'File "<input-9>", line 1, in <module>' in note(caught.value)
+
+
 def test_future_imports_hold_as_at_a_prompt(engine: Namespace) -> None:
     do(engine, "execute", "def f(x: 1): pass")
     assert do(engine, "execute", "f.__annotations__")["repr"] == "{'x': 1}"  # none of ours

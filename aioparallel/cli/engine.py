@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import cast
 
 from aioparallel import loops
-from aioparallel.capability import Capability, capability_path, environment_capability, state_directory
+from aioparallel.capability import capability_path, environment_capability, state_directory
 from aioparallel.cli import Command, Parser, announce, count, execute, place_arguments
 from aioparallel.cli.detached import let_go
 from aioparallel.cli.ending import Ending
 from aioparallel.cli.logfile import log_to
 from aioparallel.cli.rundir import ENGINES, Lock, run_directory
 from aioparallel.engine import EngineHost
-from aioparallel.errors import ConfigurationError, ParallelError
+from aioparallel.errors import ParallelError
 
 __all__ = ["arguments", "main", "run"]
 
@@ -66,7 +66,6 @@ async def _serve(options: argparse.Namespace) -> int:
     state = state_directory(options.directory)
     by_hand = not (options.managed or options.announce)
     file = options.capability or environment_capability("engine")
-    _check(file)
     with Ending(managed=options.managed) as ending, Lock(run_directory(state, options.cluster) / ENGINES, None):
         log = log_to(state, options.cluster, "engine", debug=options.debug, stderr=by_hand)
         host = EngineHost(
@@ -90,19 +89,6 @@ async def _serve(options: argparse.Namespace) -> int:
             logger.error("ended: %s", error, extra={"final": True})
             raise
     return 0
-
-
-def _check(file: Path | None) -> None:
-    """Refuse a file for something else than engines; one that is not there yet will be waited for.
-
-    Raises:
-        ConfigurationError: It is for another interface.
-        CapabilityError: It can't be trusted or read.
-    """
-    if file is not None and os.path.lexists(file):
-        interface = Capability.load(file).interface
-        if interface != "engine":
-            raise ConfigurationError(f"{file} is for the interface {interface!r}, not 'engine'")
 
 
 def _say_waiting(reason: ParallelError) -> None:

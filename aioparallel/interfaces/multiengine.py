@@ -295,7 +295,7 @@ class MultiEngineCalls:
             targets=None if isinstance(chosen_ones, str) else chosen_ones,
             bare=self._bare and targets is None,
         )
-        header = json.dumps({"targets": chosen_ones, "label": label or verb}).encode()
+        header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
 

@@ -180,6 +180,10 @@ class Gate:
     def __len__(self) -> int:
         return len(self._taken)
 
+    def __bool__(self) -> bool:
+        # One with nobody before it is a gate all the same.
+        return True
+
     def enter(self, source: str, evict: Callable[[], object], *, trusted: bool = False) -> Slot:
         """Take a place, from whoever has waited longest if need be; a trusted source may take all of them."""
         if len(self._taken) >= self._slots:

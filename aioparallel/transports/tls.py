@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioparallel.errors import AddressError, ConfigurationError
+from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
 from aioparallel.transports import TLS_HANDSHAKE, Gate, Listener, Peer, Slot, SocketListener, Transport
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["TlsTransport"]
 
 ALPN = "aioparallel/1"
+OTHER_CERTIFICATE = (
+    "who answers there shows another certificate than the capability names: "
+    "this is another controller, or the capability file is stale"
+)
 
 
 class TlsTransport(Transport):
@@ -33,22 +37,28 @@ class TlsTransport(Transport):
 
         Raises:
             AddressError: The address is not `tls://host:port`.
-            OSError: Nobody listens there, or it shows another certificate.
+            AccessDenied: Who answers shows another certificate.
+            OSError: Nobody listens there, or it speaks no TLS.
         """
+        import ssl
+
         from aioparallel.identity import client_context
 
         host, port = _host_and_port(address)
         if not peer.certificates:
             raise AddressError(f"{address}: the capability names no certificate, so TLS can't tell who answers")
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_connection(
-            protocol_factory,
-            host,
-            port,
-            ssl=client_context(peer.certificates),
-            server_hostname=peer.server_name,
-            ssl_handshake_timeout=TLS_HANDSHAKE,
-        )
+        try:
+            transport, protocol = await loop.create_connection(
+                protocol_factory,
+                host,
+                port,
+                ssl=client_context(peer.certificates),
+                server_hostname=peer.server_name,
+                ssl_handshake_timeout=TLS_HANDSHAKE,
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise AccessDenied(f"{address}: {OTHER_CERTIFICATE} ({error.verify_message})") from error
         # A protocol that did not like what it saw has hung up already, and says so itself.
         if not transport.is_closing():
             _tune(transport.get_extra_info("socket"))
@@ -111,7 +121,8 @@ class TlsTransport(Transport):
         """Check the protocol agreed on (OpenSSL goes on without) and the certificate shown.
 
         Raises:
-            ConnectionError: The far end shows another certificate than `peer` names, or speaks something else.
+            AccessDenied: The far end shows another certificate than `peer` names.
+            ConnectionError: It speaks something else.
         """
         from aioparallel.identity import fingerprint_of
 
@@ -122,7 +133,7 @@ class TlsTransport(Transport):
             return b""
         shown = fingerprint_of(secured.getpeercert(True) or b"")
         if not any(hmac.compare_digest(shown.hex().encode(), pin.encode()) for pin in peer.pins):
-            raise ConnectionError("the far end shows another certificate than the capability names")
+            raise AccessDenied(OTHER_CERTIFICATE)
         return shown
 
 
