@@ -24,6 +24,7 @@ from aioparallel.connection import Connection, connect
 from aioparallel.errors import (
     ConfigurationError,
     ConnectionLost,
+    MessageTooLarge,
     OperationError,
     ParallelError,
     PythonVersionWarning,
@@ -33,6 +34,9 @@ from aioparallel.source import SYSTEM, Source
 from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
 
 __all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
+
+#: Pieces of calls that are sent in one go.
+BATCH = 4096
 
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
@@ -112,6 +116,8 @@ class Channel:
         self.engines: dict[int, str] = {}
         self.session = ""
         self._limits = limits
+        # What is no larger needs no look at its header.
+        self._largest = min(limits.message, limits.header)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[Future, Finish]] = {}
@@ -201,7 +207,13 @@ class Channel:
             known = ", ".join(self._codes) or "none"
             raise OperationError(f"{self.capability.interface!r} has no operation {operation!r}; it has {known}")
         number = next(self._numbers)
-        pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+        try:
+            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._largest)
+        except MessageTooLarge:
+            if len(header) > self._limits.header:
+                text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
+                raise MessageTooLarge(f"{text} (Limits.header)") from None
+            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
         self._pending[number] = future, finish
         if self._error is not None:
             self._pending.pop(number, None)
@@ -217,7 +229,7 @@ class Channel:
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`)."""
-        return self._connection is not None and self._connection.read_here(seconds)
+        return self._connection is not None and self._connection.read_here(seconds, alone=len(self._pending) == 1)
 
     async def aclose(self) -> None:
         """Close; calls under way fail with `ConnectionLost`. Safe to call twice."""
@@ -238,10 +250,12 @@ class Channel:
     def _send_posted(self) -> None:
         self._posting = False
         assert self._connection is not None
-        with contextlib.suppress(IndexError):
-            while True:
-                self._connection.send(self._posted.popleft())
-        self._connection.flush()
+        posted = self._posted
+        while posted:
+            pieces = list(posted.popleft())
+            while posted and len(pieces) < BATCH:
+                pieces += posted.popleft()
+            self._connection.send_now(pieces)
 
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:

@@ -102,8 +102,11 @@ class PendingResult(concurrent.futures.Future[Any]):
             TimeoutError: It took longer.
             CancelledError: It was cancelled.
         """
-        if self._state == _PENDING and not self._portal.wait([self], timeout):
-            raise TimeoutError
+        if self._state == _PENDING:
+            if timeout is None:
+                self._portal.wait_for(self)
+            elif not self._portal.wait([self], timeout):
+                raise TimeoutError
         if self._state != _FINISHED:
             raise concurrent.futures.CancelledError
         return self._exception

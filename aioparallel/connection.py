@@ -29,7 +29,7 @@ from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE, Peer
 from aioparallel.turn import Turn
-from aioparallel.wire import Buffer, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, encode, size_of
 
 __all__ = ["Connection", "connect"]
 
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 #: Pieces from this size on are written by themselves, uncopied, a slice at a time.
 LARGE = 65536
 SLICE = 2**20
+#: Seconds for which a thread that waits for one answer looks without sleeping; not with a single processor, which
+#: those who work on the answer need.
+SPIN = 0.0005 if (os.cpu_count() or 1) > 1 else 0.0
 #: Seconds that a closing connection may take to write what it still has.
 LINGER = 5.0
 
@@ -83,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._turn = Turn.of_running_loop()
         self._session: Session | None = None
+        self._decoder: Decoder | None = None
         self._transport: Any = None
         self._error: BaseException | None = None
         self._out: list[Buffer] = []
@@ -96,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._descriptor: int | None = None
         self._poll = select.poll()
+        self._skips = self._vain = 0
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
@@ -122,6 +127,12 @@ class Connection(asyncio.BufferedProtocol):
         if not self._flushing:
             self._flushing = True
             self._turn.due(self.flush)
+
+    def send_now(self, pieces: Iterable[Buffer]) -> None:
+        """Send a frame (or several) without waiting for the end of the turn."""
+        if not self._closing:
+            self._out += pieces
+            self.flush()
 
     def goodbye(self, error: ParallelError) -> None:
         """Say why, and close."""
@@ -221,6 +232,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes belong."""
+        if self._decoder is not None:
+            return self._decoder.get_buffer()
         if self._session is None:
             return memoryview(bytearray(4096))
         return self._session.get_buffer()
@@ -230,38 +243,46 @@ class Connection(asyncio.BufferedProtocol):
         session = self._session
         if session is None or self._lost:
             return
-        opening = not session.is_open
         try:
-            frames = session.buffer_updated(nbytes, self._loop.time())
+            if self._decoder is None:
+                frames = self._shake(session, nbytes)
+            else:
+                session.heard(self._loop.time())
+                frames = self._decoder.buffer_updated(nbytes)
+            if frames:
+                self._turn.deliver(self.on_frames, frames)
         except HandshakeError as error:
             self._fail(error, error.reply)
-            return
         except (ProtocolError, ConnectionFailed) as error:
             self._fail(error)
-            return
+
+    def _shake(self, session: Session, nbytes: int) -> list[Frame]:
+        """Go on with the handshake; return the frames that came behind its end."""
+        try:
+            frames = session.buffer_updated(nbytes, self._loop.time())
+        except (ProtocolError, ConnectionFailed):
+            raise
         except Exception as error:
             logger.exception("a handshake failed in an unforeseen way")
             self._fail(error)
-            return
-        if opening:
-            self._transport.write(b"".join(session.take_output()))
-            if not session.is_open:
-                return
+            return []
+        self._transport.write(b"".join(session.take_output()))
+        if session.is_open:
+            self._decoder = session.decoder
             self._on_open(self)
-        if frames:
-            try:
-                self._turn.deliver(self.on_frames, frames)
-            except ProtocolError as error:
-                self._fail(error)
+        return frames
 
-    def read_here(self, seconds: float) -> bool:
+    def read_here(self, seconds: float, *, alone: bool) -> bool:
         """Read once from the socket in the calling thread, while nobody runs the loop.
 
         For a thread that waits for one answer this leaves out all of the loop's own work. It can be done where
-        asyncio's transport is a plain socket without a buffer of its own; the end of the connection is left to the loop.
+        asyncio's transport is a plain socket without a buffer of its own; the end of the connection is left to it.
 
         Args:
             seconds: How long to wait for something to read.
+            alone: Whether nothing else is under way here. Then it is looked for a moment without sleeping, if that
+                was worth it the last times: while this processor is awake, those who work on the answer stay together
+                on another, and to wake a sleeping one takes longer than a short call.
 
         Returns:
             Whether something was read.
@@ -269,7 +290,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._descriptor is None or self._closing or not self._transport.is_reading():
             return False
         try:
-            if not self._poll.poll(seconds * 1000):
+            if not (alone and self._spin()) and not self._poll.poll(seconds * 1000):
                 return False
             count = os.readv(self._descriptor, [self.get_buffer(-1)])
         except OSError:
@@ -277,6 +298,21 @@ class Connection(asyncio.BufferedProtocol):
         if count:
             self.buffer_updated(count)
         return count > 0
+
+    def _spin(self) -> bool:
+        """Look for something to read, for a moment, without sleeping; the seldomer the more often it was in vain."""
+        if self._skips:
+            self._skips -= 1
+            return False
+        poll, clock = self._poll.poll, self._loop.time
+        end = clock() + SPIN
+        while not poll(0):
+            if clock() > end:
+                self._vain = min(self._vain + 1, 3)
+                self._skips = 2**self._vain - 1
+                return False
+        self._vain = 0
+        return True
 
     def eof_received(self) -> bool:
         """The far end writes no more: neither do we."""

@@ -15,7 +15,7 @@ from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine, EngineLink, Roster
-from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError
+from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
@@ -253,6 +253,7 @@ class Controller:
         def opened(connection: Connection) -> None:
             slot.leave()
             owner.append(self._admit(connection))
+            connection.on_frames = owner[0].receive
 
         def lost(error: BaseException | None) -> None:
             slot.leave()
@@ -264,15 +265,12 @@ class Controller:
             if not self._connections and hasattr(self, "_left") and not self._left.done():
                 self._left.set_result(None)
 
-        def receive(frames: list[Frame]) -> None:
-            owner[0].receive(frames)
-
         connection = Connection(
             make_handshake,
             greeting=lambda handshake: handshake.hello(),
             limits=self.limits,
             on_open=opened,
-            on_frames=receive,
+            on_frames=_nobody,
             on_lost=lost,
         )
         return connection
@@ -371,3 +369,7 @@ class Controller:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+
+def _nobody(frames: list[Frame]) -> None:
+    raise ProtocolError("frames before the handshake was done")

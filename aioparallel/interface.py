@@ -17,7 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 from aioparallel.connection import Connection
-from aioparallel.errors import InvalidEngineID, OperationError, ParallelError, PluginError, ProtocolError, to_plain
+from aioparallel.errors import (
+    InvalidEngineID,
+    MessageTooLarge,
+    OperationError,
+    ParallelError,
+    PluginError,
+    ProtocolError,
+    to_plain,
+)
 from aioparallel.events import Monitor
 from aioparallel.wire import LAST, NO_ENGINE, Buffer, Frame, Kind, Limits, Status, encode
 
@@ -214,6 +222,11 @@ class ClientProxy:
     def reply(self, number: int, value: Any) -> None:
         """Answer a call with a plain value."""
         header = json.dumps(value).encode()
+        limits = self.connection.limits
+        if len(header) > min(limits.header, limits.message):
+            text = f"a plain answer of {len(header):,} bytes; the limit is {limits.header:,} (Limits.header)"
+            self.fault(number, MessageTooLarge(text))
+            return
         self.send(encode(Kind.RESULT, number, code=Status.OK, flags=LAST, header=header))
 
     def fault(self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True) -> None:

@@ -20,7 +20,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aioparallel.native import SIGINT, get_handler, set_handler
 
@@ -32,8 +32,22 @@ Future = concurrent.futures.Future
 
 #: Seconds for which the one who waits reads by itself, before it runs the whole loop.
 SHORT = 0.02
+#: Seconds that the loop's own work (signs of life, callbacks) may wait while threads read by themselves.
+OWN = 0.5
 #: Seconds without anybody waiting after which our thread takes the loop.
 PATIENCE = 0.005
+
+
+class ReadsByItself(Protocol):
+    """A future whose thread can read what it waits for."""
+
+    def done(self) -> bool:
+        """Whether it is done."""
+        ...
+
+    def read_here(self, seconds: float) -> bool:
+        """Read once in this thread, wait at most so long; False if nothing came or it can't be done."""
+        ...
 
 
 class Portal:
@@ -50,6 +64,7 @@ class Portal:
         self._followers = 0
         self._wake = threading.Event()
         self._posted: deque[Callable[[], object]] = deque()
+        self._due = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._attend, name="aioparallel", daemon=True)
         self._thread.start()
@@ -97,7 +112,31 @@ class Portal:
             while True:
                 self._posted.popleft()()
 
-    def wait(self, futures: Collection[Future[Any]], timeout: float | None = None) -> bool:
+    def wait_for(self, future: ReadsByItself) -> None:
+        """Wait until one future is done that can read by itself.
+
+        What makes a short call short: the waiting thread writes what was posted and reads the answer, and of the loop
+        only the lock is needed. When the answer takes longer, or the loop's own work is due, the loop is run.
+
+        Raises:
+            RuntimeError: This is a callback of the loop: waiting here would be for ever.
+        """
+        if asyncio._get_running_loop() is None and self._driving.acquire(blocking=False):
+            try:
+                self._driver = threading.get_ident()
+                with _Interrupts(self.loop) as interrupts:
+                    self._do_posted()
+                    while not (interrupts.seen or future.done()) and self.loop.time() < self._due:
+                        if not future.read_here(SHORT):
+                            break
+                if interrupts.seen:
+                    raise KeyboardInterrupt
+            finally:
+                self._release()
+        if not future.done():
+            self.wait([future])
+
+    def wait(self, futures: Collection[Any], timeout: float | None = None) -> bool:
         """Wait until one of the futures is done; False when it took longer than `timeout` seconds.
 
         Raises:
@@ -169,7 +208,7 @@ class Portal:
         finally:
             self._followers -= 1
 
-    def _drive(self, futures: Collection[Future[Any]], timeout: float | None) -> None:
+    def _drive(self, futures: Collection[Any], timeout: float | None) -> None:
         """Run the loop here until one of the futures is done."""
         loop, here = self.loop, threading.get_ident()
         self._driver = here
@@ -186,13 +225,6 @@ class Portal:
             if self._posted:
                 # Not from within the loop, which saves it a turn; nothing that is posted asks for a running one.
                 self._do_posted()
-            if timeout is None and len(futures) == 1:
-                [future] = futures
-                read_here = getattr(future, "read_here", _nothing)
-                while not interrupts.seen and not future.done() and read_here(SHORT):
-                    pass
-                if future.done():
-                    return
             for future in futures:
                 watch = getattr(future, "watch", None)
                 if watch is None:
@@ -203,6 +235,7 @@ class Portal:
                 if deadline is not None and loop.time() >= deadline:
                     break
                 loop.run_forever()
+                self._due = loop.time() + OWN
         if timer is not None:
             timer.cancel()
         if interrupts.seen:
@@ -217,6 +250,7 @@ class Portal:
                 while not self._wanted and not self._closing:
                     self.loop.call_soon(self._do_posted)
                     self.loop.run_forever()
+                self._due = self.loop.time() + OWN
                 self._resident = False
                 self._driver = 0
             self._rest()
@@ -230,11 +264,7 @@ class Portal:
             self._wake.wait(PATIENCE)
 
 
-def _nothing(seconds: float) -> bool:
-    return False
-
-
-def _any_done(futures: Collection[Future[Any]]) -> bool:
+def _any_done(futures: Collection[Any]) -> bool:
     return any(future.done() for future in futures)
 
 

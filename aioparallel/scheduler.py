@@ -2,7 +2,8 @@
 
 Rules:
 
-1. A task goes to the engine with the least expected work under way, counted in seconds of running time.
+1. A task goes to the engine with the least expected work under way, counted in seconds of running time; among
+   equals to the one that was busy last, whose caches are still warm.
 2. An engine is given more than one task at a time only while what it has is expected to be over within
    `AHEAD` seconds: short tasks wait at the engine, so that it never idles between two; behind a long one,
    or one whose length is not known yet, nothing waits.
@@ -56,7 +57,7 @@ class LeastLoaded(Generic[T]):
         self._engines: dict[int, _Engine] = {}
         self._heap: list[tuple[float, int, int]] = []
         self._seconds: dict[bytes, float] = {}
-        self._stamps = 0
+        self._stamps = self._joins = 0
 
     def __repr__(self) -> str:
         return f"<LeastLoaded {self.waiting} waiting, {len(self._placed)} on {len(self._engines)} engines>"
@@ -77,8 +78,9 @@ class LeastLoaded(Generic[T]):
 
     def engine_joined(self, engine: int) -> None:
         """An engine is ready for tasks."""
-        self._engines[engine] = _Engine()
-        self._touch(engine, self._engines[engine])
+        self._joins += 1
+        self._engines[engine] = _Engine(stamp=self._joins)
+        heappush(self._heap, (0.0, self._joins, engine))
 
     def engine_left(self, engine: int) -> list[T]:
         """An engine is gone; return the tasks it had, which are no longer known here."""
@@ -166,7 +168,8 @@ class LeastLoaded(Generic[T]):
 
     def _touch(self, engine_id: int, engine: _Engine) -> None:
         """Note that an engine's load changed; entries of the heap with an old stamp count for nothing."""
-        self._stamps += 1
+        # Ever smaller: among equals the one that was busy last goes first, for its caches are still warm.
+        self._stamps -= 1
         engine.stamp = self._stamps
         if len(self._heap) > 64 + 8 * len(self._engines):
             self._heap = [(e.load, e.stamp, i) for i, e in self._engines.items() if e is not engine]

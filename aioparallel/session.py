@@ -72,6 +72,15 @@ class Session:
         """Whether the handshake is done."""
         return self._decoder is not None
 
+    @property
+    def decoder(self) -> Decoder | None:
+        """What takes the bytes once the handshake is done; who feeds it calls `heard` as well."""
+        return self._decoder
+
+    def heard(self, now: float) -> None:
+        """Take note that something arrived."""
+        self._heard = now
+
     def get_buffer(self) -> memoryview:
         """Return where the next bytes belong; never empty."""
         if self._decoder is None:

@@ -270,6 +270,8 @@ class Decoder:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        # Below this a head with one buffer, a known kind and a header within its length needs no further check.
+        self._largest = min(limits.message, limits.header)
         self._chunk = bytearray(CHUNK)
         self._view = memoryview(self._chunk)
         self._filled = 0
@@ -325,7 +327,8 @@ class Decoder:
         while filled - position >= 24:
             head = HEAD.unpack_from(view, position)
             length, kind, flags, code, number, engine, count, header = head
-            self._check(length, kind, flags, count, header)
+            if flags > LAST or length > self._largest or header > length or not 1 <= kind <= 7 or count != 1:
+                self._check(length, kind, flags, count, header)
             if length > SMALL:
                 position += 24
                 taken = self._begin(head, position)

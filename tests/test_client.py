@@ -73,7 +73,7 @@ def test_block_is_an_attribute_and_an_argument(mec: client.MultiEngineClient):
     failing = mec.execute("1/0", targets=0)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
-            failing.r
+            _ = failing.r
     assert isinstance(failing.exception(), ZeroDivisionError)
 
 
@@ -81,7 +81,6 @@ def test_dictionary_and_views(mec: client.MultiEngineClient):
     assert len(mec) == 2
     mec["a"] = {"x": 1}
     assert mec["a"] == [{"x": 1}, {"x": 1}]
-    assert mec[1].apply(lambda: id) == 1 or True
     mec.execute("b = id")
     assert mec[1]["b"] == 1
     assert mec[::-1]["b"] == [1, 0]
@@ -183,10 +182,10 @@ def test_a_failure_clears_the_queue(mec: client.MultiEngineClient):
     first = mec.execute("import time; time.sleep(0.05); 1/0", targets=0)
     behind = [mec.execute("x = 1", targets=0) for _ in range(3)]
     with pytest.raises(ZeroDivisionError):
-        first.r
+        first.result()
     for pending in behind:
         with pytest.raises(QueueCleared):
-            pending.r
+            pending.result()
     assert mec.execute("1", targets=0).r[0].value == "1"
 
 
@@ -272,18 +271,10 @@ def test_a_message_above_the_limit_is_refused_here(cluster: client.Cluster):
         assert tc.submit(len, bytes(100)).result() == 100
 
 
-def test_a_result_above_the_limit_is_an_error_of_that_call(tc: client.TaskClient):
-    class Liar:
-        def __reduce__(self) -> Any:
-            return _missing, ()
-
-    with pytest.raises(SerializationError):
+def test_a_result_that_cannot_be_sent_is_an_error_of_that_call_only(tc: client.TaskClient):
+    with pytest.raises(SerializationError, match=r"cannot send result: cannot pickle '_thread.lock' object"):
         tc.submit(lambda: threading.Lock()).result()
     assert tc.submit(abs, -1).result() == 1
-
-
-def _missing() -> None:
-    raise AssertionError
 
 
 def test_what_cannot_be_found_is_said_in_words(cluster: client.Cluster, tmp_path: Path):

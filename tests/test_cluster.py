@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -97,6 +98,31 @@ def test_more_engines_and_what_is_there(state_directory: Path) -> None:
             assert await multiengine.pull("PATIENCE", targets=0) == [PATIENCE]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("face", ["asyncio", "blocking"])
+def test_engines_import_what_the_caller_imports(face: str, tmp_path: Path) -> None:
+    beside, elsewhere = tmp_path / "beside", tmp_path / "elsewhere"
+    for place, name in ((beside, "in_beside"), (elsewhere, "in_elsewhere")):
+        place.mkdir()
+        (place / f"{name}.py").write_text("def double(x):\n    return 2 * x\n")
+    call = "[mec.apply(f, 21)[0] for f in (in_beside.double, in_elsewhere.double)]"
+    opening = "with client.Cluster(1) as cluster:\n    mec = cluster.multiengine()\n"
+    if face == "asyncio":
+        call = call.replace("mec.apply(f, 21)", "(await mec.apply(f, 21))")
+        opening = "async with aioparallel.Cluster(1) as cluster:\n    mec = await cluster.multiengine()\n"
+    work = f"import in_elsewhere\n{opening}    print({call})\n"
+    script = "import sys, asyncio, aioparallel, in_beside\nfrom aioparallel import client\n"
+    script += f"sys.path.append({str(elsewhere)!r})\n"
+    if face == "asyncio":
+        script += "async def main():\n" + textwrap.indent(work, "    ") + "asyncio.run(main())\n"
+    else:
+        script += work
+    (beside / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, beside / "script.py"], env=environment(), capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (done.stdout, done.stderr) == ("[42, 42]\n", "")
 
 
 def test_over_tls() -> None:

@@ -112,7 +112,7 @@ def test_a_controller_that_is_gone_is_said_at_once(tmp_path: Path):
             await controller.listen(f"unix://{tmp_path}/s")
             await controller.add("task")
             capability = controller.capability("task")
-        with pytest.raises(ControllerGone, match="no controller answers .* start one with: aiocluster start -n 4"):
+        with pytest.raises(ControllerGone, match=r"no controller answers .* start one with: aiocluster start -n 4"):
             await aioparallel.TaskClient.connect(capability)
 
     asyncio.run(main())

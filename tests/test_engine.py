@@ -406,6 +406,48 @@ def test_waiting_for_a_controller_and_giving_up(tmp_path: Path) -> None:
     assert told == ["NoClusterError", "ControllerGone"]
 
 
+def test_the_first_attempts_follow_one_another_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        now, pauses = loop.time(), list[float]()
+        real = asyncio.sleep
+
+        async def sleep(delay: float) -> None:
+            pauses.append(delay)
+            await real(0)
+
+        host = EngineHost(NOWHERE, connect_timeout=20.0)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        monkeypatch.setattr(loop, "time", lambda: now + sum(pauses))
+        with pytest.raises(ControllerGone):
+            await host._dial_controller(lambda frames: None, lambda error: None)
+        monkeypatch.undo()
+        await host.aclose()
+        return pauses
+
+    pauses = asyncio.run(main())
+    assert pauses[0] == 0.05
+    soon = [pause for place, pause in enumerate(pauses) if sum(pauses[:place]) < 2]
+    assert len(soon) > 10
+    assert max(soon) == pytest.approx(0.2)
+    assert max(pauses) == 1.0
+    assert sum(pauses) == pytest.approx(20.0)
+
+
+def test_a_capability_for_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "task.cap"
+    wrong = dataclasses.replace(NOWHERE, interface="task")
+    wrong.save(file, SYSTEM)
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match=r"task\.cap is for the interface 'task', not 'engine'"):
+            await EngineHost(file).run()
+        with pytest.raises(ConfigurationError, match="this capability is for the interface 'task', not 'engine'"):
+            await EngineHost(wrong).run()
+
+    asyncio.run(main())
+
+
 def test_a_host_that_still_waits_can_be_closed() -> None:
     async def main() -> None:
         host = EngineHost(dataclasses.replace(NOWHERE), n=2)

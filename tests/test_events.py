@@ -101,7 +101,7 @@ def test_strangers_do_not_decide_how_many_kinds_of_refusals_there_are() -> None:
     refusals = Refusals()
     lengths = [refusals.add("a", f"a message of {length} bytes", 0.0) for length in range(1000)]
     assert [told for told in lengths if told] == [PeerRefused("a", "a message of 0 bytes")]
-    invented = [refusals.add("a", "x" * length, 0.0) for length in range(1000)]
+    invented = [refusals.add("a", "x" * length, 0.0) for length in range(1, 1001)]
     assert sum(told is not None for told in invented) == KINDS
     assert refusals.add("b", "y", 0.5) is None
     assert sum(told.more + 1 for told in refusals.flush()) == 999 + 1000 - KINDS + 1

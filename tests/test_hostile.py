@@ -289,6 +289,37 @@ def test_200_silent_sockets(
     assert len([record for record in caplog.records if "Executing" not in record.getMessage()]) < 20
 
 
+@pytest.mark.parametrize("kind", ["unix", "tls"])
+def test_a_flood_of_garbage_is_no_flood_of_words(
+    run: Run, directory: Path, entered: list[object], caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    floods = {"unix": (300, [ATTACKS["garbage"], ATTACKS["length 4097"], AUTH]), "tls": (60, [AUTH])}
+    many, attacks = floods[kind]
+
+    async def main() -> list[Event]:
+        async with door(kind, directory) as there:
+            for start in range(0, many, 15):
+                wave = [await there.knock() for _ in range(15)]
+                for number, (_, writer) in enumerate(wave):
+                    # A length of its own for each of them is a reason of its own for none.
+                    data = attacks[number % len(attacks)]
+                    writer.write(data if data is AUTH else struct.pack(">I", 2**31 + start + number) + data)
+                await asyncio.gather(*map(gone, wave))
+            async with MonitorClient(there.capability()) as client:
+                await client.status()
+            assert len({id(owner) for owner in entered}) == 1
+        return there.events
+
+    with caplog.at_level(logging.INFO, "aioparallel"):
+        events: list[Event] = run(main())
+    refused = [event for event in events if isinstance(event, PeerRefused)]
+    assert sum(event.more + 1 for event in refused) == many
+    assert len(refused) < 30
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("aioparallel")]
+    assert len(lines) < 50
+    assert any(f", and {refused[-1].more} others like it" in line for line in lines)
+
+
 @pytest.mark.parametrize("kind", ["unix", "plain text where TLS is spoken"])
 def test_nothing_is_kept_of_those_who_were_not_let_in(run: Run, directory: Path, kind: str) -> None:
     async def main() -> None:

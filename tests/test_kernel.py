@@ -464,3 +464,17 @@ def test_a_result_above_the_limit_is_an_error_in_words() -> None:
             assert (await one.do("1")).status is Status.OK
 
     asyncio.run(main())
+
+
+def test_output_never_makes_a_header_too_large() -> None:
+    async def main() -> None:
+        # The host reads with these limits as well: a header above would be the end of the kernel.
+        async with driven(Limits(header=4096, output=2**20)) as kernel:
+            outcome = await kernel.do("import sys\nprint('o' * 100_000)\nprint('e' * 100_000, file=sys.stderr)\n7")
+            assert outcome.value["repr"] == "7"
+            for text in (outcome.stdout, outcome.stderr):
+                assert 1000 < len(text) <= 2048
+                assert "left out" in text
+            assert (await kernel.do("8")).value["repr"] == "8"
+
+    asyncio.run(main())

@@ -112,9 +112,13 @@ def test_closing_is_final_and_repeatable():
 def test_ctrl_c_reaches_the_waiting_main_thread(made: Portal):
     never: concurrent.futures.Future[None] = concurrent.futures.Future()
     made.run(echo(1))
-    with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
         made.post(lambda: os.kill(os.getpid(), signal.SIGINT))
         made.wait([never])
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert made.run(echo(6)) == 6
     never.cancel()

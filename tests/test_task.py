@@ -176,8 +176,9 @@ def test_map_consumes_an_infinite_input_within_a_window_and_stops_with_the_loop(
 
             def numbers() -> Any:
                 nonlocal taken
-                for taken in itertools.count():
-                    yield taken
+                while True:
+                    taken += 1
+                    yield taken - 1
 
             values = []
             mapped = tc.map(double, numbers(), chunksize=1)

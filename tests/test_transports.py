@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from aioparallel import loops, transports
-from aioparallel.errors import AddressError, ConfigurationError
+from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
 from aioparallel.identity import ALPN, Identity, client_context, server_context
 from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport, scheme_of, unix
 from aioparallel.transports.memory import MemoryTransport
@@ -344,6 +344,7 @@ def test_silent_peer_is_sent_away_in_time(
             assert asyncio.get_running_loop().time() - began >= 0.1
             await place.ends[0].lost.wait()
             assert len(place.gate) == 0
+            assert place.gate  # one with nobody before it is a gate all the same
 
     run(main())
 
@@ -812,7 +813,9 @@ def test_connection_is_tls_1_3_and_sends_at_once(run: Run, identity: Identity) -
 def test_another_certificate_ends_the_tls_handshake(run: Run, identity: Identity, stranger: Identity) -> None:
     async def main() -> None:
         async with Place("tls://127.0.0.1:0", identity) as place:
-            with pytest.raises(AccessDenied, match=r"^tls://127.* shows another certificate than the capability names: "):
+            with pytest.raises(
+                AccessDenied, match=r"^tls://127.* shows another certificate than the capability names: "
+            ):
                 await TlsTransport().connect(place.address, PlainEnd, peer=peer_of(stranger))
 
     run(main())

@@ -1,0 +1,161 @@
+"""Back-pressure from end to end: who does not read, or sends too much, is held up, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from model import model_cluster
+
+import aioparallel
+from aioparallel.connection import Connection
+from aioparallel.controller import Controller
+from aioparallel.interface import ClientProxy
+from aioparallel.wire import Limits
+
+MIB = 2**20
+#: Small, so that little is needed to reach them; a client that does not read hears nothing for a while either.
+LIMITS = Limits(outbox=4 * MIB, backlog=4 * MIB, dead=60.0)
+#: How much of results may be under way when an outbox is full: a few at each engine, and in the host's own outbox.
+UNDER_WAY = 16 * MIB
+MANY = 200
+RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+CLIENTS: dict[str, Any] = {"task": aioparallel.TaskClient, "multiengine": aioparallel.MultiEngineClient}
+
+
+def proxy_of(controller: Controller, client: Any) -> tuple[ClientProxy, Connection]:
+    """Return the controller's end of a client; there is one of each interface."""
+    [found] = [
+        (proxy, connection)
+        for proxy, connection in controller._clients.items()
+        if proxy.grant.interface == client.interface
+    ]
+    return found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def standstill(value: Callable[[], object]) -> None:
+    """Wait until something has not changed for a while."""
+    last, same = value(), 0
+    async with asyncio.timeout(10):
+        while same < 50:
+            await asyncio.sleep(0.001)
+            now = value()
+            same, last = same + 1 if now == last else 0, now
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    tmp_path.chmod(0o700)
+    return f"unix://{tmp_path}/s"
+
+
+@RUNNERS
+@pytest.mark.parametrize("interface", CLIENTS)
+def test_a_client_that_does_not_read_is_waited_for(run: Any, interface: str, address: str) -> None:
+    async def main() -> None:
+        async with model_cluster(2, limits=LIMITS, address=address) as (controller, _):
+            lazy = await CLIENTS[interface].connect(controller.capability(interface), limits=LIMITS)
+            _, connection = proxy_of(controller, lazy)
+            most = 0
+
+            def outbox() -> int:
+                nonlocal most
+                most = max(most, connection._size)
+                return connection._size
+
+            lazy.channel._connection.pause_reading()
+            if interface == "task":
+                results = [lazy.submit(bytes, MIB) for _ in range(MANY)]
+            else:
+                results = [lazy.apply(bytes, MIB, targets=number % 2) for number in range(MANY)]
+            await until(lambda: outbox() > LIMITS.outbox)
+            await standstill(outbox)
+            assert connection.congested
+            assert not any(result.done() for result in results)
+            # Who looks is told at once, and what of.
+            async with aioparallel.MonitorClient(controller.capability("monitor")) as monitor, asyncio.timeout(2):
+                status = await monitor.status()
+                assert status["clients"] == {interface: 1, "monitor": 1}
+            lazy.channel._connection.resume_reading()
+            reading = asyncio.ensure_future(asyncio.gather(*results))
+            while not reading.done():
+                outbox()
+                await asyncio.sleep(0.001)
+            values = [value if interface == "task" else value[0] for value in await reading]
+            assert [len(value) for value in values] == [MIB] * MANY
+            assert most <= LIMITS.outbox + UNDER_WAY
+            assert not connection.congested
+            await until(lambda: connection._size == 0)
+            await lazy.aclose()
+
+    run(main())
+
+
+@RUNNERS
+@pytest.mark.parametrize("interface", CLIENTS)
+def test_a_client_that_sends_too_much_is_not_read_from(run: Any, interface: str, address: str) -> None:
+    async def main() -> None:
+        async with model_cluster(1, eager=False, limits=LIMITS, address=address) as (controller, host):
+            eager = await CLIENTS[interface].connect(controller.capability(interface), limits=LIMITS)
+            proxy, _ = proxy_of(controller, eager)
+            most = 0
+
+            def held() -> int:
+                nonlocal most
+                most = max(most, proxy._held)
+                return proxy._held
+
+            data = bytes(MIB)
+            results = [
+                eager.submit(len, data) if interface == "task" else eager.apply(len, data, targets=0) for _ in range(40)
+            ]
+            await until(lambda: proxy._paused)
+            await standstill(held)
+            assert held() > LIMITS.backlog
+            assert eager.channel.congested
+            # Somebody else is heard all the same.
+            async with aioparallel.MonitorClient(controller.capability("monitor")) as monitor, asyncio.timeout(2):
+                assert (await monitor.status())["engines"][0]["state"] == "running"
+            host.eager = True
+            while host.waiting:
+                host.step()
+            reading = asyncio.ensure_future(asyncio.gather(*results))
+            while not reading.done():
+                held()
+                await asyncio.sleep(0)
+            assert [value if interface == "task" else value[0] for value in await reading] == [MIB] * 40
+            # What one read brings may come on top.
+            assert most <= LIMITS.backlog + 2 * MIB
+            assert proxy._held == 0
+            assert not proxy._paused
+            async with asyncio.timeout(5):
+                await eager.channel.drained()
+            await eager.aclose()
+
+    run(main())
+
+
+def test_withdrawn_work_counts_no_more(address: str) -> None:
+    async def main() -> None:
+        async with model_cluster(1, eager=False, limits=LIMITS, address=address) as (controller, _):
+            client = await aioparallel.TaskClient.connect(controller.capability("task"), limits=LIMITS)
+            proxy, _ = proxy_of(controller, client)
+            results = [client.submit(len, bytes(MIB)) for _ in range(3)]
+            await until(lambda: proxy._held > 3 * MIB)
+            assert not proxy._paused
+            for result in results:
+                result.cancel()
+            await until(lambda: proxy._held == 0)
+            await client.aclose()
+
+    asyncio.run(main())

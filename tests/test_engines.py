@@ -1,0 +1,507 @@
+"""An engine's queue, its link and the roster, driven by hand: what is sent to the host is looked at, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from aioparallel import engines as module
+from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.errors import EngineDied, EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
+from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, Event, KernelDied, KernelRestarted, Monitor
+from aioparallel.queues import Command, PriorityQueue
+from aioparallel.wire import LAST, NO_ENGINE, Decoder, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
+
+
+def frame(kind: int, number: int = 0, **about: Any) -> Frame:
+    [made] = Decoder(Limits()).feed(b"".join(map(bytes, encode(kind, number, **about))))
+    return made
+
+
+class FakeConnection:
+    """Keeps what is sent."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(Limits())
+        self.sent: list[Frame] = []
+
+    def send(self, pieces: Any) -> None:
+        self.sent += self._decoder.feed(b"".join(map(bytes, pieces)))
+
+    def take(self) -> list[Frame]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+class Client:
+    """Whoever wants work done: the owner of its commands, their client, and its connection."""
+
+    def __init__(self) -> None:
+        self.client = self.connection = self
+        self.congested = False
+
+
+class House:
+    """A roster, and one host's link to it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.events: list[Event] = []
+        self.told: list[tuple[str, int]] = []
+        monitor = Monitor()
+        monitor.listen(self.events.append)
+        self.roster = Roster(
+            monitor,
+            on_join=lambda engine: self.told.append(("join", engine.id)),
+            on_leave=lambda engine: self.told.append(("leave", engine.id)),
+            **options,
+        )
+        self.host, self.link = self.dial()
+        self.results: list[tuple[str, Any]] = []
+        self.client = Client()
+        #: What the host was sent and has not answered, by label.
+        self.under_way: dict[str, Frame] = {}
+
+    def dial(self) -> tuple[FakeConnection, EngineLink]:
+        host = FakeConnection()
+        return host, EngineLink(host, self.roster, "3.11.7")  # type: ignore[arg-type]
+
+    def join(self, link: EngineLink | None = None, **about: Any) -> Engine:
+        header = json.dumps({"pid": 17, "host": "here"} | about).encode()
+        before = set(self.roster.engines)
+        (link or self.link).receive([frame(Kind.CALL, 5, code=EngineCall.JOIN, header=header)])
+        [number] = set(self.roster.engines) - before
+        return self.roster.engines[number]
+
+    def command(self, label: str, *, client: Client | None = None, **options: Any) -> Command:
+        def done(command: Command, result: Any) -> None:
+            self.results.append((command.label.decode(), result))
+
+        payload = frame(Kind.CALL, 900, buffers=[label.encode()])
+        return Command(payload, client or self.client, done, label=label.encode(), **options)
+
+    def put(self, engine: Engine, *labels: str, **options: Any) -> list[Command]:
+        commands = [self.command(label, **options) for label in labels]
+        for command in commands:
+            engine.put(command)
+        return commands
+
+    def arrived(self) -> list[str]:
+        """Return the labels of what the host was sent to do."""
+        new = [sent for sent in self.host.take() if sent.kind == Kind.COMMAND]
+        self.under_way.update({bytes(sent.buffers[0]).decode(): sent for sent in new})
+        return [bytes(sent.buffers[0]).decode() for sent in new]
+
+    def answer(self, label: str, code: Status = Status.OK, error: Exception | None = None) -> None:
+        sent = self.under_way.pop(label)
+        header = json.dumps(to_plain(error)).encode() if error else b""
+        self.link.receive([frame(Kind.RESULT, sent.id, code=code, engine=sent.engine, header=header)])
+
+    def done(self) -> list[str]:
+        done, self.results = [label for label, _ in self.results], []
+        return done
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run])
+def play(request: pytest.FixtureRequest) -> Callable[[Callable[[House], None]], None]:
+    def run(story: Callable[[House], None], **options: Any) -> None:
+        async def main() -> None:
+            story(House(**options))
+
+        request.param(main())
+
+    return run
+
+
+Play = Callable[..., None]
+
+
+# Engine
+
+
+def test_commands_go_out_in_order_and_their_answers_come_back(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        house.put(engine, "a", "b", "c")
+        assert house.arrived() == ["a", "b", "c"]
+        assert all(sent.engine == 0 for sent in house.under_way.values())
+        assert len({sent.id for sent in house.under_way.values()}) == 3
+        assert (engine.state, engine.queued, engine.pending()) == ("running", 0, "a")
+        house.answer("a")
+        house.answer("c")
+        house.answer("b", Status.ERROR)
+        assert [(label, result.code) for label, result in house.results] == [("a", 0), ("c", 0), ("b", 1)]
+        assert engine.state == "idle"
+
+    play(story)
+
+
+def test_an_exclusive_one_runs_alone(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a", "b")
+        house.put(engine, "alone", "alone too", exclusive=True)
+        house.put(engine, "c", "d")
+        assert house.arrived() == ["a", "b"]
+        house.answer("a")
+        assert house.arrived() == []
+        house.answer("b")
+        assert house.arrived() == ["alone"]
+        house.answer("alone")
+        assert house.arrived() == ["alone too"]
+        assert engine.queued == 2
+        house.answer("alone too")
+        assert house.arrived() == ["c", "d"]
+
+    play(story)
+
+
+def test_only_so_many_are_under_way(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IN_FLIGHT", 2)
+
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a", "b", "c", "d")
+        assert house.arrived() == ["a", "b"]
+        assert (engine.queued, engine.status()["under_way"]) == (2, 2)
+        house.answer("b")
+        assert house.arrived() == ["c"]
+
+    play(story)
+
+
+def test_another_queue_sends_in_its_own_order(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "first", exclusive=True)
+        for priority, label in enumerate(("low", "high", "highest")):
+            house.put(engine, label, exclusive=True, priority=priority)
+        order = house.arrived()
+        while house.under_way:
+            house.answer(order[-1])
+            order += house.arrived()
+        # One of them was next already when the higher ones came.
+        assert order == ["first", "low", "highest", "high"]
+
+    play(story, queue=PriorityQueue)
+
+
+def test_cancel_where_it_waits_where_it_is_next_and_where_it_runs(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        running, following, waiting, last = house.put(engine, "running", "following", "waiting", "last", exclusive=True)
+        assert house.arrived() == ["running"]
+        engine.cancel(waiting)
+        engine.cancel(following)
+        assert house.host.take() == []  # the host has never heard of them
+        assert engine.queued == 1
+        engine.cancel(running)
+        [sent] = house.host.take()
+        assert (sent.kind, sent.id, sent.engine) == (Kind.CANCEL, house.under_way["running"].id, 0)
+        # It runs until the host has answered.
+        assert engine.state == "running"
+        house.answer("running", Status.CANCELLED)
+        assert house.arrived() == ["last"]
+        engine.cancel(waiting)
+        engine.cancel(running)
+        assert house.host.take() == []
+        house.answer("last")
+        engine.cancel(last)
+        assert house.host.take() == []
+        assert house.done() == ["running", "last"]
+        assert engine.state == "idle"
+
+    play(story)
+
+
+def test_cancelling_the_next_lets_the_one_behind_it_go(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "runs")
+        [alone] = house.put(engine, "alone", exclusive=True)
+        house.put(engine, "beside")
+        assert house.arrived() == ["runs"]
+        engine.cancel(alone)
+        assert house.arrived() == ["beside"]
+
+    play(story)
+
+
+def test_clear_fails_what_waits_and_leaves_what_runs(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        other = Client()
+        house.put(engine, "running", "mine", exclusive=True)
+        house.put(engine, "another's", exclusive=True, client=other)
+        house.put(engine, "mine too", exclusive=True)
+        assert house.arrived() == ["running"]
+        assert engine.clear(lambda command: command.owner is house.client) == 2
+        assert [label for label, result in house.results if isinstance(result, QueueCleared)] == ["mine", "mine too"]
+        assert "queue of engine 0 before it ran" in str(house.results[0][1])
+        assert engine.queue_status() == {"id": 0, "pending": "running", "queue": ["another's"]}
+        house.answer("running")
+        assert house.arrived() == ["another's"]
+        assert engine.clear() == 0
+
+    play(story)
+
+
+def test_looking_at_a_queue_changes_nothing(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        labels = [f"command {number}" for number in range(120)]
+        commands = house.put(engine, *labels, exclusive=True)
+        engine.cancel(commands[2])
+        del labels[2]
+        for _ in range(2):
+            status = engine.queue_status()
+            assert status == {"id": 0, "pending": labels[0], "queue": labels[1:101]}
+        assert engine.queued == 118
+        order = []
+        while arrived := house.arrived():
+            order += arrived
+            house.answer(*arrived)
+        assert order == labels
+
+    play(story)
+
+
+def test_a_lost_engine_answers_everything(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "runs", "behind it")
+        house.put(engine, "alone", "last", exclusive=True)
+        house.link.lost(ConnectionResetError("cut"))
+        assert house.done() == ["runs", "behind it", "alone", "last"]
+        assert house.roster.engines == {}
+        assert house.told == [("join", 0), ("leave", 0)]
+        assert house.events[-1] == EngineLeft(0, "engine 0 is gone: cut")
+        # A second time is no time.
+        house.link.lost(None)
+        house.roster.leave(engine, "again")
+        assert house.done() == []
+        assert house.told == [("join", 0), ("leave", 0)]
+
+    play(story)
+
+
+def test_only_the_one_that_ran_is_said_to_have_run(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "runs", "waits there", "waits too")
+        house.roster.leave(engine, "gone")
+        lost = [result for _, result in house.results]
+        assert all(isinstance(error, EngineLost) and error.engine_id == 0 for error in lost)
+        assert [error.running for error in lost] == [True, False, False]
+
+    play(story)
+
+
+def test_nothing_is_sent_for_a_client_that_does_not_read(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        slow = Client()
+        house.put(engine, "runs", client=slow)
+        slow.congested = True
+        house.put(engine, "held", "held too", client=slow)
+        assert house.arrived() == ["runs"]
+        house.answer("runs")
+        assert house.arrived() == []
+        assert engine.queued == 2
+        slow.congested = False
+        engine.pump()
+        assert house.arrived() == ["held", "held too"]
+
+    play(story)
+
+
+def test_answers_that_nobody_waits_for_are_dropped(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a")
+        house.arrived()
+        house.link.receive([frame(Kind.RESULT, 4000, engine=0), frame(Kind.RESULT, 4001, engine=77)])
+        assert house.done() == []
+        sent = house.under_way["a"]
+        house.answer("a")
+        house.link.receive([frame(Kind.RESULT, sent.id, engine=0)])
+        assert house.done() == ["a"]
+        assert engine.state == "idle"
+
+    play(story)
+
+
+def test_status_says_what_and_for_how_long(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join(pid=4711, host="far")
+        idle = engine.status()
+        assert (idle["state"], idle["doing"], idle["seconds"], idle["python"]) == ("idle", None, None, "3.11.7")
+        assert (idle["pid"], idle["host"]) == (4711, "far")
+        house.put(engine, "fib", "", exclusive=True)
+        busy = engine.status()
+        assert (busy["state"], busy["doing"], busy["queued"], busy["under_way"]) == ("running", "fib", 1, 1)
+        assert busy["seconds"] >= 0
+        house.arrived()
+        house.answer("fib")
+        assert engine.pending() == "a command"  # one without a label
+        json.dumps(engine.status())
+
+    play(story)
+
+
+# EngineLink
+
+
+def test_what_a_kernel_goes_through_is_told(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+
+        def notice(**about: Any) -> None:
+            house.link.receive([frame(Kind.NOTICE, header=json.dumps({"engine": 0} | about).encode())])
+
+        notice(event="kernel_died", reason="killed by SIGKILL", output="last words")
+        assert (engine.state, engine.deaths) == ("restarting", 1)
+        notice(event="kernel_restarted", pid=18)
+        assert (engine.state, engine.pid) == ("idle", 18)
+        notice(event="kernel_broken")
+        assert engine.state == "broken"
+        notice(event="something of a later version")
+        notice(event="kernel_died", engine=99)
+        house.link.silent(7.5)
+        notice(event="engine_left", reason="it was told to end")
+        assert house.events == [
+            EngineJoined(0, "here", 17),
+            KernelDied(0, "killed by SIGKILL", "last words"),
+            KernelRestarted(0, 18),
+            EngineSuspect(0, 7.5),
+            EngineLeft(0, "engine 0 is gone: it was told to end"),
+        ]
+        assert house.link.engines == {}
+
+    play(story)
+
+
+def test_a_fault_of_a_dead_kernel_reaches_the_command(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a")
+        house.arrived()
+        house.answer("a", Status.FAULT, EngineDied("killed", engine_id=0, reason="killed", running=True))
+        [(_, result)] = house.results
+        error = from_plain(result.json())
+        assert isinstance(error, EngineDied)
+        assert error.running
+
+    play(story)
+
+
+def _run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, 5))
+
+
+def test_questions_to_the_host_are_answered_refused_or_lost() -> None:
+    async def main() -> None:
+        house = House()
+        engine = house.join()
+        house.host.take()
+        asked = [engine.interrupt(), engine.restart(), engine.stop(), house.link.call(HostCall.STOP)]
+        calls = house.host.take()
+        assert [(call.kind, call.code, call.engine) for call in calls] == [
+            (Kind.CALL, HostCall.INTERRUPT, 0),
+            (Kind.CALL, HostCall.RESTART, 0),
+            (Kind.CALL, HostCall.STOP, 0),
+            (Kind.CALL, HostCall.STOP, NO_ENGINE),
+        ]
+        refused = json.dumps(to_plain(OperationError("not now"))).encode()
+        house.link.receive([frame(Kind.RESULT, calls[0].id, header=b'{"interrupted": 1}')])
+        house.link.receive([frame(Kind.RESULT, calls[1].id, code=Status.FAULT, header=refused)])
+        assert await asked[0] == {"interrupted": 1}
+        with pytest.raises(OperationError, match="not now"):
+            await asked[1]
+        asked[2].cancel()
+        house.link.receive([frame(Kind.RESULT, calls[2].id)])
+        house.link.lost(None)
+        with pytest.raises(EngineLost, match="its host closed the connection"):
+            await asked[3]
+
+    _run(main())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        frame(Kind.COMMAND, 1, header=b"{}"),
+        frame(Kind.CANCEL, 1),
+        frame(Kind.CALL, 1, code=99),
+        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b"[]"),
+        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b"{"),
+        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b'{"pid": "many"}'),
+        frame(Kind.NOTICE, header=b"\xff"),
+    ],
+)
+def test_a_host_that_breaks_the_rules_is_told_apart(wrong: Frame, play: Play) -> None:
+    def story(house: House) -> None:
+        with pytest.raises(ProtocolError):
+            house.link.receive([wrong])
+        assert house.roster.engines == {}
+        # No id was used up.
+        assert house.join().id == 0
+
+    play(story)
+
+
+# Roster
+
+
+def test_the_lowest_free_id_goes_to_the_next(play: Play) -> None:
+    def story(house: House) -> None:
+        _, other = house.dial()
+        assert [house.join().id, house.join(other).id, house.join().id, house.join(other).id] == [0, 1, 2, 3]
+        assert sorted(house.link.engines) == [0, 2]
+        house.link.lost(None)
+        assert list(house.roster.engines) == [1, 3]
+        assert [house.join(other).id for _ in range(3)] == [0, 2, 4]
+        assert list(house.roster.engines) == [0, 1, 2, 3, 4]
+
+    play(story)
+
+
+def test_the_answer_to_a_join_comes_before_anybody_hears_of_the_engine(play: Play) -> None:
+    def story(house: House) -> None:
+        at_the_time: list[int] = []
+        house.roster._on_join = lambda engine: at_the_time.append(len(house.host.sent))
+        house.join()
+        [answer] = house.host.take()
+        assert (answer.kind, answer.id, answer.code, answer.flags) == (Kind.RESULT, 5, Status.OK, LAST)
+        assert answer.json() == {"engine": 0}
+        assert at_the_time == [1]
+
+    play(story)
+
+
+def test_an_engine_too_many_is_refused_in_words(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "NO_ENGINE", 2)
+
+    def story(house: House) -> None:
+        house.join()
+        engine = house.join()
+        house.host.take()
+        house.link.receive([frame(Kind.CALL, 6, code=EngineCall.JOIN, header=b"{}")])
+        [answer] = house.host.take()
+        assert (answer.kind, answer.id, answer.code, answer.flags) == (Kind.RESULT, 6, Status.FAULT, LAST)
+        error = from_plain(answer.json())
+        assert isinstance(error, OperationError)
+        assert "every id is taken" in str(error)
+        assert list(house.roster.engines) == [0, 1]
+        # The others go on, and the next is welcome when there is an id again.
+        house.put(engine, "a")
+        assert house.arrived() == ["a"]
+        house.roster.leave(engine, "gone")
+        assert house.join().id == 1
+
+    play(story)
