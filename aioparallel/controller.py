@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections import Counter
@@ -326,7 +327,7 @@ class Controller:
         client = ClientProxy(connection, interface, grant, self._source.token(4).hex(), python)
         # A client may be stopped in a debugger, or hold its GIL for minutes; that it is gone, its socket says.
         connection.mortal = False
-        connection.on_drained = self._pump
+        connection.on_drained = functools.partial(self._drained, client)
         self._clients[client] = connection
         self.monitor.publish(ClientJoined(interface.name, client.session))
         client.notify({"joined": [[e.id, e.python] for e in self.engines.values() if client.allowed(e.id)]})
@@ -345,9 +346,10 @@ class Controller:
         reason = str(error) if error else "it closed the connection"
         self.monitor.publish(ClientLeft(interface.name, owner.session, reason))
 
-    def _pump(self) -> None:
+    def _drained(self, client: ClientProxy) -> None:
         """A slow client has read: what waited for that may go on."""
-        for engine in self.engines.values():
+        self._interfaces[client.grant.interface].client_drained(client)
+        for engine in tuple(self.engines.values()):
             engine.pump()
 
     def _engine_joined(self, engine: Engine) -> None:

@@ -43,6 +43,8 @@ class Engine:
         self._link = link
         self._queue = queue
         self._next: Command | None = None
+        #: Commands of clients that don't read: they let the others' pass.
+        self._held: dict[Any, Queue] = {}
         self._under_way: dict[int, Command] = {}
         self._exclusive = False
         self._since = 0.0
@@ -59,24 +61,27 @@ class Engine:
     @property
     def queued(self) -> int:
         """How many commands wait here."""
-        return len(self._queue) + (self._next is not None and not self._next.cancelled)
+        held = sum(map(len, self._held.values())) if self._held else 0
+        return len(self._queue) + held + (self._next is not None and not self._next.cancelled)
 
     def put(self, command: Command) -> None:
-        """Queue a command; it is sent when the engine has room."""
-        if self._next is None and not len(self._queue) and self._has_room(command):
+        """Queue a command; it is sent when the engine has room, and its client reads."""
+        client = command.owner.client
+        alone = self._next is None and not len(self._queue) and not self._held
+        if alone and self._has_room(command) and not client.connection.congested:
             self._send(command)
             return
-        self._queue.put(command)
+        self._held.get(client, self._queue).put(command)
         self.pump()
 
     def _has_room(self, command: Command) -> bool:
         under_way = len(self._under_way)
-        if under_way and (command.exclusive or self._exclusive or under_way >= IN_FLIGHT):
-            return False
-        return not command.owner.client.connection.congested
+        return not under_way or not (command.exclusive or self._exclusive or under_way >= IN_FLIGHT)
 
     def pump(self) -> None:
         """Send what may be sent now."""
+        if self._held:
+            self._release()
         while True:
             command = self._next
             if command is None or command.cancelled:
@@ -84,10 +89,28 @@ class Engine:
                     self._next = None
                     return
                 command = self._next = self._queue.pop()
-            if not self._has_room(command):
+            if command.owner.client.connection.congested:
+                self._next = None
+                self._hold(command)
+            elif self._has_room(command):
+                self._next = None
+                self._send(command)
+            else:
                 return
-            self._next = None
-            self._send(command)
+
+    def _hold(self, command: Command) -> None:
+        """A client does not read what it gets: set its commands aside, for the others' sake."""
+        client = command.owner.client
+        held = self._held[client] = FifoQueue()
+        held.put(command)
+        for waiting in self._queue.clear():
+            (held if waiting.owner.client is client else self._queue).put(waiting)
+
+    def _release(self) -> None:
+        """Queue the commands of clients that read again."""
+        for client in [client for client in self._held if not client.connection.congested]:
+            for command in self._held.pop(client).clear():
+                self._queue.put(command)
 
     def _send(self, command: Command) -> None:
         number = next(self._link.numbers)
@@ -108,7 +131,7 @@ class Engine:
         else:
             self._exclusive = False
         command.done(command, frame)
-        if self._next is not None or len(self._queue):
+        if self._next is not None or len(self._queue) or self._held:
             self.pump()
 
     def cancel(self, command: Command) -> None:
@@ -122,7 +145,11 @@ class Engine:
             if under_way is command:
                 self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
                 return
-        self._queue.cancel(command)
+        client = command.owner.client
+        held = self._held.get(client, self._queue)
+        held.cancel(command)
+        if held is not self._queue and not len(held):
+            del self._held[client]
 
     def clear(self, wanted: Callable[[Command], bool] | None = None) -> int:
         """Fail what waits here with `QueueCleared`; return how many."""
@@ -141,7 +168,9 @@ class Engine:
         """Take out all that waits."""
         first = [self._next] if self._next is not None and not self._next.cancelled else []
         self._next = None
-        return first + self._queue.clear()
+        held = [command for queue in self._held.values() for command in queue.clear()]
+        self._held.clear()
+        return first + held + self._queue.clear()
 
     def interrupt(self) -> asyncio.Future[Any]:
         """Raise KeyboardInterrupt in what runs."""

@@ -141,6 +141,9 @@ class Interface:
     def client_joined(self, client: ClientProxy) -> None:
         """A client proved the capability of this interface."""
 
+    def client_drained(self, client: ClientProxy) -> None:
+        """A client that was `congested` reads again."""
+
     def client_left(self, client: ClientProxy) -> None:
         """A client's connection ended. What it still waits for is nobody's any more."""
 

@@ -27,7 +27,7 @@ from aioparallel.errors import MessageTooLarge
 from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import RESULT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode, size_of
 
@@ -173,6 +173,7 @@ class Kernel:
         self._words = page.words
         self._outputs = outputs
         self._limits = limits
+        self._room = min(limits.output, limits.header // 2 - RESULT_META.size - NOTE, limits.message // 4)
         self._decoder = Decoder(limits)
         self._coroutines = Coroutines()
         self._interrupts = Interrupts(page, self._coroutines)
@@ -278,8 +279,7 @@ class Kernel:
             return False, pack_error(error, engine_id=self._namespace.engine_id)
 
     def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Buffer]:
-        output = min(self._limits.output, self._limits.header // 2 - RESULT_META.size)
-        stdout, stderr = self._outputs[0].take(output), self._outputs[1].take(output)
+        stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))

@@ -19,7 +19,7 @@ import mmap
 import os
 from typing import Self
 
-__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "RUNNING", "OutputFile", "Page"]
+__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "NOTE", "RUNNING", "OutputFile", "Page"]
 
 INTERRUPT, CANCELS, RUNNING, STREAMS = 0, 1, 2, 3
 #: Not an id: whichever command runs.
@@ -31,6 +31,8 @@ NONE = 2**64 - 2
 KEEP = 2**20
 #: The host cuts a file that has grown by more than this, bytes, during one command.
 RUNAWAY = 2**26
+#: What the note of how much was left out may take besides, bytes.
+NOTE = 64
 
 
 def _nameless_file(name: str) -> int:
@@ -126,7 +128,7 @@ class OutputFile:
     # The kernel's side
 
     def take(self, limit: int) -> bytes:
-        """Return what was written since the last time: all of it, or its first and last `limit / 2` bytes."""
+        """Return what was written since the last time: all, or its first and last `limit / 2` bytes and a note."""
         end = os.lseek(self.number, 0, os.SEEK_END)
         if end == self._mark:
             return b""

@@ -11,13 +11,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 __all__ = ["Turn"]
 
 logger = logging.getLogger(__name__)
 
-_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
+#: One for each loop that is in use; those of closed loops go when the next one is made.
+_turns: dict[asyncio.AbstractEventLoop, Turn] = {}
 
 
 class Turn:
@@ -38,6 +38,9 @@ class Turn:
         loop = asyncio.get_running_loop()
         turn = _turns.get(loop)
         if turn is None:
+            # Not left to weak references: a turn refers to its loop.
+            for closed in [known for known in _turns if known.is_closed()]:
+                del _turns[closed]
             turn = _turns[loop] = cls(loop)
         return turn
 

@@ -159,3 +159,69 @@ def test_withdrawn_work_counts_no_more(address: str) -> None:
             await client.aclose()
 
     asyncio.run(main())
+
+
+@RUNNERS
+@pytest.mark.parametrize("lazy_one", CLIENTS)
+@pytest.mark.parametrize("busy_one", CLIENTS)
+def test_the_others_go_on_beside_a_client_that_does_not_read(
+    run: Any, lazy_one: str, busy_one: str, address: str
+) -> None:
+    def ask(client: Any, f: Callable[..., Any], *args: Any) -> Any:
+        return client.submit(f, *args) if hasattr(client, "submit") else client.apply(f, *args, targets=0)
+
+    async def main() -> None:
+        async with model_cluster(1, limits=LIMITS, address=address) as (controller, _):
+            # One engine, which is all the more in demand.
+            lazy = await CLIENTS[lazy_one].connect(controller.capability(lazy_one), limits=LIMITS)
+            _, connection = proxy_of(controller, lazy)
+            lazy.channel._connection.pause_reading()
+            results = [ask(lazy, bytes, MIB) for _ in range(40)]
+            await until(lambda: connection.congested)
+            busy = await CLIENTS[busy_one].connect(controller.capability(busy_one), limits=LIMITS)
+            async with asyncio.timeout(5):
+                for number in range(20):
+                    value = await ask(busy, abs, -number)
+                    assert value in (number, [number])
+            # What it asks for now waits with the rest, and can be withdrawn from there.
+            results.append(ask(lazy, bytes, MIB))
+            unwanted = ask(lazy, bytes, MIB)
+            async with asyncio.timeout(5):
+                assert await ask(busy, abs, -7) in (7, [7])
+            assert connection.congested
+            unwanted.cancel()
+            lazy.channel._connection.resume_reading()
+            async with asyncio.timeout(10):
+                values = [value[0] if isinstance(value, list) else value for value in await asyncio.gather(*results)]
+            assert [len(value) for value in values] == [MIB] * 41
+            assert controller.engines[0].queued == 0
+            await until(lambda: controller.engines[0].state == "idle")
+            await lazy.aclose()
+            await busy.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("interface", CLIENTS)
+def test_a_client_that_never_reads_leaves_nothing_behind(interface: str, address: str) -> None:
+    async def main() -> None:
+        async with model_cluster(1, limits=LIMITS, address=address) as (controller, _):
+            lazy = await CLIENTS[interface].connect(controller.capability(interface), limits=LIMITS)
+            _, connection = proxy_of(controller, lazy)
+            lazy.channel._connection.pause_reading()
+            results = [
+                lazy.submit(bytes, MIB) if interface == "task" else lazy.apply(bytes, MIB, targets=0) for _ in range(40)
+            ]
+            await until(lambda: connection.congested)
+            connection.abort()
+            await lazy.aclose()
+            for result in results:
+                assert isinstance(result.exception(), aioparallel.ConnectionLost)
+            await until(lambda: not controller._clients)
+            [engine] = controller.engines.values()
+            await until(lambda: engine.state == "idle")
+            assert engine.queued == 0
+            assert engine._held == {}
+            assert controller._interfaces["task"]._held == {}  # type: ignore[attr-defined]
+
+    asyncio.run(main())

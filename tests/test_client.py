@@ -302,6 +302,26 @@ def test_the_monitor_says_what_an_engine_is_doing(cluster: client.Cluster, mec: 
     running.cancel()
 
 
+def test_status_is_there_at_once_while_an_engine_holds_its_gil(cluster: client.Cluster, mec: client.MultiEngineClient):
+    monitor = cluster.client("monitor")
+    # One call into C that takes seconds: nobody in that process answers meanwhile.
+    mec.execute("numbers = [i * 2654435761 % 2**32 for i in range(5_000_000)]", targets=0)
+    busy = mec.execute("len(sorted(numbers))", targets=0, block=False)
+    while monitor.status()["engines"][0]["state"] != "running":
+        pass
+    waits = []
+    for _ in range(10):
+        began = time.monotonic()
+        one, other = monitor.status()["engines"]
+        waits.append(time.monotonic() - began)
+        assert (one["doing"], one["state"]) == ("len(sorted(numbers))", "running")
+        assert (other["doing"], other["state"]) == (None, "idle")
+    assert not busy.done()
+    assert max(waits) < 0.25
+    assert one["seconds"] >= sum(waits) / 2
+    assert busy.r[0].value == "5000000"
+
+
 def test_it_works_where_a_loop_already_runs(cluster: client.Cluster):
     async def main() -> int:
         with client.TaskClient(cluster.capability("task")) as tc:

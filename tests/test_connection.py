@@ -971,3 +971,88 @@ def test_reprs(jumping: Run) -> None:
         assert repr(side.connection) == "<Connection lost, 0 bytes to write>"
 
     jumping(main())
+
+
+async def _pair_over(scheme: str, tmp_path: Path) -> tuple[Connection, Connection, list[Frame]]:
+    """Connect two ends over a real transport on asyncio's own loop."""
+    address = f"unix://{tmp_path}/s" if scheme == "unix" else "memory://pair"
+    made: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+    seen: list[Frame] = []
+
+    def end(on_frames: Any) -> Connection:
+        return Connection(
+            lambda transport: Nod(),
+            limits=Limits(),
+            greeting=lambda _: b"!",
+            on_open=lambda connection: None,
+            on_frames=on_frames,
+            on_lost=lambda error: None,
+        )
+
+    def accept(slot: Any) -> Connection:
+        slot.leave()
+        made.set_result(end(seen.extend))
+        return made.result()
+
+    transport = transports.get(address)
+    listener = await transport.listen(address, accept, gate=Gate(), identity=None)
+    near = end(seen.extend)
+    await transport.connect(address, lambda: near, peer=transports.Peer())
+    far = await made
+    while not (near.is_open and far.is_open):
+        await asyncio.sleep(0)
+    await turns(10)  # the listener hands the connection over
+    await listener.aclose()
+    return near, far, seen
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(tmp_path: Path, alone: bool):
+    tmp_path.chmod(0o700)
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        near, far, seen = runner.run(_pair_over("unix", tmp_path))
+        assert not near.read_here(0.0, alone=alone)
+        for number in range(3):
+            far.send_now(encode(Kind.NOTICE, number))
+            assert near.read_here(10.0, alone=alone)
+        assert [frame.id for frame in seen] == [0, 1, 2]
+        far.abort()
+        runner.run(asyncio.sleep(0))
+        # The end is the loop's to notice.
+        assert not near.read_here(0.0, alone=alone)
+        near.abort()
+        runner.run(turns(10))
+
+
+def test_looking_in_vain_becomes_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(connection_module, "SPIN", 0.0)
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        near, far, _ = runner.run(_pair_over("unix", tmp_path))
+        looks: list[int] = []
+        poll = near._poll
+
+        class Counting:
+            def poll(self, timeout: float) -> Any:
+                looks.append(int(timeout == 0))
+                return poll.poll(timeout)
+
+        near._poll = Counting()  # type: ignore[assignment]
+        for _ in range(100):
+            near.read_here(0.0005, alone=True)
+        assert 0 < sum(looks) < 60
+        far.abort()
+        near.abort()
+        runner.run(turns(10))
+
+
+def test_a_transport_without_a_socket_leaves_reading_to_the_loop(tmp_path: Path):
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        near, far, seen = runner.run(_pair_over("memory", tmp_path))
+        far.send_now(encode(Kind.NOTICE, 1))
+        assert not near.read_here(0.0, alone=True)
+        runner.run(turns())
+        assert [frame.id for frame in seen] == [1]
+        far.abort()
+        near.abort()
+        runner.run(turns(10))

@@ -320,6 +320,50 @@ def test_nothing_is_sent_for_a_client_that_does_not_read(play: Play) -> None:
     play(story)
 
 
+def test_the_others_commands_pass_those_of_a_client_that_does_not_read(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        slow = Client()
+        slow.congested = True
+        held = house.put(engine, "held 1", "held 2", "held 3", client=slow, exclusive=True)
+        house.put(engine, "passes", "passes too", exclusive=True)
+        held += house.put(engine, "held 4", client=slow, exclusive=True)
+        assert house.arrived() == ["passes"]
+        assert engine.queued == 5
+        assert engine.queue_status()["queue"] == ["passes too", "held 1", "held 2", "held 3", "held 4"]
+        house.answer("passes")
+        assert house.arrived() == ["passes too"]
+        engine.cancel(held[1])
+        assert engine.queued == 3
+        slow.congested = False
+        engine.pump()
+        assert house.arrived() == []
+        house.put(engine, "last", exclusive=True)
+        order = ["passes too"]
+        while order:
+            house.answer(*order)
+            order = house.arrived()
+        assert house.done() == ["passes", "passes too", "held 1", "held 3", "held 4", "last"]
+
+    play(story)
+
+
+def test_what_is_held_is_forgotten_with_its_client_and_lost_with_its_engine(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        slow = Client()
+        slow.congested = True
+        for command in house.put(engine, "a", "b", client=slow):
+            engine.cancel(command)
+        assert engine._held == {}
+        house.put(engine, "c", "d", client=slow)
+        assert engine.clear(lambda command: command.label == b"c") == 1
+        house.roster.leave(engine, "gone")
+        assert house.done() == ["c", "d"]
+
+    play(story)
+
+
 def test_answers_that_nobody_waits_for_are_dropped(play: Play) -> None:
     def story(house: House) -> None:
         engine = house.join()

@@ -473,8 +473,19 @@ def test_output_never_makes_a_header_too_large() -> None:
             outcome = await kernel.do("import sys\nprint('o' * 100_000)\nprint('e' * 100_000, file=sys.stderr)\n7")
             assert outcome.value["repr"] == "7"
             for text in (outcome.stdout, outcome.stderr):
-                assert 1000 < len(text) <= 2048
+                assert 1900 < len(text.encode()) <= 2048
                 assert "left out" in text
+            assert (await kernel.do("8")).value["repr"] == "8"
+
+    asyncio.run(main())
+
+
+def test_a_result_above_the_limit_is_an_error_in_words_whatever_was_printed() -> None:
+    async def main() -> None:
+        async with driven(Limits(message=10_000)) as kernel:
+            outcome = await kernel.do("print('o' * 100_000)\n'v' * 20_000")
+            assert isinstance(outcome.value, MessageTooLarge)
+            assert "bytes left out" in outcome.stdout
             assert (await kernel.do("8")).value["repr"] == "8"
 
     asyncio.run(main())

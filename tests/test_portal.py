@@ -138,3 +138,71 @@ assert portal().run(echo(2)) == 2
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def parked(made: Portal, monkeypatch: pytest.MonkeyPatch) -> Portal:
+    """A portal whose own thread leaves the loop alone."""
+    monkeypatch.setattr("aioparallel.portal.PATIENCE", 60.0)
+
+    async def who() -> int:
+        return threading.get_ident()
+
+    while made.run(who()) != threading.get_ident():
+        pass
+    return made
+
+
+class Reading:
+    """A future that is done after so many reads."""
+
+    def __init__(self, reads: int, *, made: Portal) -> None:
+        self.left = reads
+        self.made = made
+        self.threads: set[int] = set()
+
+    def done(self) -> bool:
+        return self.left <= 0
+
+    def read_here(self, seconds: float) -> bool:
+        assert self.made._driving.locked()
+        self.threads.add(threading.get_ident())
+        self.left -= 1
+        return True
+
+
+def test_a_future_that_reads_by_itself_is_read_in_the_waiting_thread(parked: Portal):
+    order: list[str] = []
+    parked.post(lambda: order.append("posted"))
+    future = Reading(3, made=parked)
+    parked.wait_for(future)
+    assert future.done()
+    assert future.threads == {threading.get_ident()}
+    assert order == ["posted"]
+
+
+def test_the_loops_own_work_is_not_put_off_for_ever(parked: Portal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("aioparallel.portal.OWN", -1.0)
+    ran: list[int] = []
+    parked.loop.call_soon_threadsafe(ran.append, 1)
+    # Its time has come: the loop is run although the future could read by itself.
+    settled: concurrent.futures.Future[int] = concurrent.futures.Future()
+    settled.read_here = lambda seconds: True  # type: ignore[attr-defined]
+    parked.loop.call_soon_threadsafe(settled.set_result, 1)
+    parked.wait_for(settled)  # type: ignore[arg-type]
+    assert ran == [1]
+
+
+def test_ctrl_c_while_reading_is_raised_when_no_frame_is_in_hand(parked: Portal):
+    finished: list[int] = []
+
+    class Interrupted(Reading):
+        def read_here(self, seconds: float) -> bool:
+            os.kill(os.getpid(), signal.SIGINT)
+            finished.extend([i for i in range(1000) if i >= 0])
+            return super().read_here(seconds)
+
+    with pytest.raises(KeyboardInterrupt):
+        parked.wait_for(Interrupted(5, made=parked))
+    assert len(finished) == 1000
+    assert parked.run(echo(2)) == 2

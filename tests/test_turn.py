@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from aioparallel import turn as turn_module
 from aioparallel.turn import Turn
 
 RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
@@ -142,3 +143,12 @@ def test_ctrl_c_in_a_flush_goes_on_and_the_others_leave_next() -> None:
         assert done == ["other"]
 
     asyncio.run(main())
+
+
+def test_closed_loops_are_forgotten():
+    async def main() -> None:
+        Turn.of_running_loop()
+
+    for _ in range(5):
+        asyncio.run(main())
+    assert sum(loop.is_closed() for loop in turn_module._turns) <= 1

@@ -64,6 +64,8 @@ class TaskInterface(Interface):
     async def start(self) -> None:
         """Begin with no tasks."""
         self._scheduler: LeastLoaded[_Task] = LeastLoaded()
+        #: Tasks of clients that don't read: given to an engine, they would keep it from the others' tasks.
+        self._held: dict[ClientProxy, list[_Task]] = {}
 
     @remote(raw=True)
     def submit(self, client: ClientProxy, frame: Frame) -> None:
@@ -84,9 +86,29 @@ class TaskInterface(Interface):
 
     def _place(self) -> None:
         """Carry out what the scheduler decides."""
-        for task, number in self._scheduler.decide():
-            engine = task.engine = self.host.engines[number]
-            engine.put(task)
+        decisions = self._scheduler.decide()
+        while decisions:
+            held = 0
+            for task, number in decisions:
+                if task.client.connection.congested:
+                    self._scheduler.task_done(task)
+                    self._held.setdefault(task.client, []).append(task)
+                    held += 1
+                else:
+                    engine = task.engine = self.host.engines[number]
+                    engine.put(task)
+            decisions = self._scheduler.decide() if held else []
+
+    def client_drained(self, client: ClientProxy) -> None:
+        """A client reads again: its tasks want engines again."""
+        for task in self._held.pop(client, ()):
+            if not task.withdrawn:
+                self._scheduler.task_added(task, task.label)
+        self._place()
+
+    def client_left(self, client: ClientProxy) -> None:
+        """A client is gone, and its tasks are withdrawn."""
+        self._held.pop(client, None)
 
     def done(self, task: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
