@@ -244,8 +244,12 @@ class Channel:
             self._posting = True
             try:
                 self._wake(self._send_posted)
-            except RuntimeError:
-                raise ConnectionLost("this client's event loop is closed") from None
+            except BaseException as error:
+                # Also Ctrl-C: the next call must wake the loop, or nothing would ever be sent again.
+                self._posting = False
+                if isinstance(error, RuntimeError):
+                    raise ConnectionLost("this client's event loop is closed") from None
+                raise
 
     def _send_posted(self) -> None:
         self._posting = False

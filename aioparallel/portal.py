@@ -121,18 +121,18 @@ class Portal:
         Raises:
             RuntimeError: This is a callback of the loop: waiting here would be for ever.
         """
-        if asyncio._get_running_loop() is None and self._driving.acquire(blocking=False):
-            try:
-                self._driver = threading.get_ident()
-                with _Interrupts(self.loop) as interrupts:
+        with _Interrupts(self.loop) as interrupts:
+            if asyncio._get_running_loop() is None and self._driving.acquire(blocking=False):
+                try:
+                    self._driver = threading.get_ident()
                     self._do_posted()
                     while not (interrupts.seen or future.done()) and self.loop.time() < self._due:
                         if not future.read_here(SHORT):
                             break
-                if interrupts.seen:
-                    raise KeyboardInterrupt
-            finally:
-                self._release()
+                finally:
+                    self._release()
+        if interrupts.seen:
+            raise KeyboardInterrupt
         if not future.done():
             self.wait([future])
 
@@ -145,12 +145,16 @@ class Portal:
         if _any_done(futures):
             return True
         self._check()
-        if self._take():
-            try:
-                self._drive(futures, timeout)
-            finally:
-                self._release()
-        else:
+        with _Interrupts(self.loop) as interrupts:
+            taken = self._take()
+            if taken:
+                try:
+                    self._drive(futures, timeout, interrupts)
+                finally:
+                    self._release()
+        if interrupts.seen:
+            raise KeyboardInterrupt
+        if not taken:
             with self._following():
                 concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
         return _any_done(futures)
@@ -208,7 +212,7 @@ class Portal:
         finally:
             self._followers -= 1
 
-    def _drive(self, futures: Collection[Any], timeout: float | None) -> None:
+    def _drive(self, futures: Collection[Any], timeout: float | None, interrupts: _Interrupts) -> None:
         """Run the loop here until one of the futures is done."""
         loop, here = self.loop, threading.get_ident()
         self._driver = here
@@ -221,25 +225,22 @@ class Portal:
 
         deadline = None if timeout is None else loop.time() + timeout
         timer = None if timeout is None else loop.call_later(max(timeout, 0), loop.stop)
-        with _Interrupts(loop) as interrupts:
-            if self._posted:
-                # Not from within the loop, which saves it a turn; nothing that is posted asks for a running one.
-                self._do_posted()
-            for future in futures:
-                watch = getattr(future, "watch", None)
-                if watch is None:
-                    future.add_done_callback(stop)
-                else:
-                    watch(stop)
-            while not interrupts.seen and not _any_done(futures):
-                if deadline is not None and loop.time() >= deadline:
-                    break
-                loop.run_forever()
-                self._due = loop.time() + OWN
+        if self._posted:
+            # Not from within the loop, which saves it a turn; nothing that is posted asks for a running one.
+            self._do_posted()
+        for future in futures:
+            watch = getattr(future, "watch", None)
+            if watch is None:
+                future.add_done_callback(stop)
+            else:
+                watch(stop)
+        while not interrupts.seen and not _any_done(futures):
+            if deadline is not None and loop.time() >= deadline:
+                break
+            loop.run_forever()
+            self._due = loop.time() + OWN
         if timer is not None:
             timer.cancel()
-        if interrupts.seen:
-            raise KeyboardInterrupt
 
     def _attend(self) -> None:
         """Run the loop while nobody waits."""
@@ -269,7 +270,7 @@ def _any_done(futures: Collection[Any]) -> bool:
 
 
 class _Interrupts:
-    """Lets Ctrl-C stop the loop between two callbacks, not in the middle of one, where it would lose frames.
+    """Lets Ctrl-C stop the loop between two callbacks, not in the middle of one, where it would lose frames or a lock.
 
     Only where Ctrl-C would raise KeyboardInterrupt anyway: in the main thread, under Python's own handler.
     """

@@ -247,8 +247,8 @@ WAITS = """
 from aioparallel import client
 with client.MultiEngineClient() as mec:
     mec.execute("import time\\nwhile True: time.sleep(1)", block=False)
-    print("under way", flush=True)
     try:
+        print("under way", flush=True)
         mec.apply(print)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

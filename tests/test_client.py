@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import os
+import random
 import signal
 import threading
 import time
@@ -329,3 +330,35 @@ def test_it_works_where_a_loop_already_runs(cluster: client.Cluster):
             return value
 
     assert asyncio.run(main()) == 3
+
+
+def test_ctrl_c_at_any_moment_leaves_the_client_usable(tc: client.TaskClient):
+    calls, interrupts, over = 0, 0, threading.Event()
+    armed = threading.Event()
+    pauses = random.Random(7)
+
+    def press() -> None:
+        while not over.wait(pauses.random() * 0.004):
+            if armed.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    try:
+        while interrupts < 150:
+            try:
+                armed.set()
+                calls += tc.submit(abs, -1).result()
+                armed.clear()
+            except KeyboardInterrupt:
+                armed.clear()
+                interrupts += 1
+            try:
+                assert tc.submit(abs, -7).result(30) == 7
+            except KeyboardInterrupt:
+                interrupts += 1  # it had been pressed before we disarmed
+    finally:
+        over.set()
+        presser.join()
+    assert calls > 150
+    assert tc.submit(abs, -3).result() == 3
