@@ -66,7 +66,7 @@ class Engine:
 
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room, and its client reads."""
-        client = command.owner.client
+        client = command.client
         alone = self._next is None and not len(self._queue) and not self._held
         if alone and self._has_room(command) and not client.connection.congested:
             self._send(command)
@@ -89,7 +89,7 @@ class Engine:
                     self._next = None
                     return
                 command = self._next = self._queue.pop()
-            if command.owner.client.connection.congested:
+            if command.client.connection.congested:
                 self._next = None
                 self._hold(command)
             elif self._has_room(command):
@@ -100,11 +100,11 @@ class Engine:
 
     def _hold(self, command: Command) -> None:
         """A client does not read what it gets: set its commands aside, for the others' sake."""
-        client = command.owner.client
+        client = command.client
         held = self._held[client] = FifoQueue()
         held.put(command)
         for waiting in self._queue.clear():
-            (held if waiting.owner.client is client else self._queue).put(waiting)
+            (held if waiting.client is client else self._queue).put(waiting)
 
     def _release(self) -> None:
         """Queue the commands of clients that read again."""
@@ -145,7 +145,7 @@ class Engine:
             if under_way is command:
                 self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
                 return
-        client = command.owner.client
+        client = command.client
         held = self._held.get(client, self._queue)
         held.cancel(command)
         if held is not self._queue and not len(held):

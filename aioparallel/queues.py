@@ -16,7 +16,7 @@ class Command:
 
     Attributes:
         payload: What the engine is to do; opaque here.
-        owner: The interface's own record of it.
+        client: Who asked for it.
         done: Called once as `done(command, result)`, with what came back or with one of our errors.
         label: What a person reads in `status`: the function's name, or the first line of the code.
         exclusive: Sent only when the engine has nothing else under way, and nothing is sent beside it.
@@ -25,12 +25,12 @@ class Command:
         waiting: Whether it is in a queue; the queue keeps it true.
     """
 
-    __slots__ = ("cancelled", "done", "exclusive", "label", "owner", "payload", "priority", "waiting")
+    __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting")
 
     def __init__(
         self,
         payload: Any,
-        owner: Any,
+        client: Any,
         done: Callable[[Command, Any], None],
         *,
         label: bytes = b"",
@@ -38,7 +38,7 @@ class Command:
         priority: int = 0,
     ) -> None:
         self.payload = payload
-        self.owner = owner
+        self.client = client
         self.done = done
         self.label = label
         self.exclusive = exclusive
@@ -48,7 +48,7 @@ class Command:
 
     def __repr__(self) -> str:
         state = " cancelled" if self.cancelled else ""
-        return f"<Command {self.label.decode('utf-8', 'replace')!r} of {self.owner!r}{state}>"
+        return f"<Command {self.label.decode('utf-8', 'replace')!r} of {self.client!r}{state}>"
 
 
 class Queue(ABC):

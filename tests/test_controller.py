@@ -19,6 +19,7 @@ from aioparallel.controller import Controller
 from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, ControllerGone
 from aioparallel.events import ClientJoined, ClientLeft, EngineJoined, EngineLeft, PeerRefused
 from aioparallel.private import Secret
+from aioparallel.queues import Command
 from aioparallel.source import SYSTEM
 
 RUNNERS = [asyncio.run, uvloop.run]
@@ -191,3 +192,32 @@ assert "aioparallel.serialize" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("['admin', 'monitor', 'multiengine', 'task']\n", "")
+
+
+def test_payloads_go_when_their_call_is_done_not_when_garbage_is_collected():
+    def commands() -> int:
+        return sum(isinstance(thing, Command) for thing in gc.get_objects())
+
+    async def main() -> None:
+        async with (
+            model_cluster(2) as (controller, _),
+            aioparallel.TaskClient(controller.capability("task")) as tc,
+            aioparallel.MultiEngineClient(controller.capability("multiengine")) as mec,
+        ):
+            before = commands()
+            waiting = tc.submit(len, bytes(100_000))
+            assert commands() >= before
+            await waiting
+            await mec.apply(len, bytes(100_000))
+            with pytest.raises(aioparallel.CompositeError):
+                await mec.apply(len, 3)
+            mec.apply(len, bytes(100_000)).cancel()
+            await settle()
+            assert commands() == before
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()

@@ -39,10 +39,10 @@ class FakeConnection:
 
 
 class Client:
-    """Whoever wants work done: the owner of its commands, their client, and its connection."""
+    """Whoever wants work done: the client of its commands, and its connection."""
 
     def __init__(self) -> None:
-        self.client = self.connection = self
+        self.connection = self
         self.congested = False
 
 
@@ -240,7 +240,7 @@ def test_clear_fails_what_waits_and_leaves_what_runs(play: Play) -> None:
         house.put(engine, "another's", exclusive=True, client=other)
         house.put(engine, "mine too", exclusive=True)
         assert house.arrived() == ["running"]
-        assert engine.clear(lambda command: command.owner is house.client) == 2
+        assert engine.clear(lambda command: command.client is house.client) == 2
         assert [label for label, result in house.results if isinstance(result, QueueCleared)] == ["mine", "mine too"]
         assert "queue of engine 0 before it ran" in str(house.results[0][1])
         assert engine.queue_status() == {"id": 0, "pending": "running", "queue": ["another's"]}

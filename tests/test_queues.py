@@ -16,7 +16,7 @@ def command(name: str = "c", priority: int = 0) -> Command:
 
 
 def owners(commands: list[Command]) -> list[Any]:
-    return [command.owner for command in commands]
+    return [command.client for command in commands]
 
 
 @pytest.fixture(params=[FifoQueue, PriorityQueue])
@@ -29,7 +29,7 @@ def test_first_in_first_out(queue: Queue) -> None:
     for name in "abc":
         queue.put(command(name))
     assert len(queue) == 3
-    assert [queue.pop().owner for _ in range(3)] == ["a", "b", "c"]
+    assert [queue.pop().client for _ in range(3)] == ["a", "b", "c"]
     assert len(queue) == 0
 
 

@@ -31,22 +31,24 @@ Targets: TypeAlias = int | str | Sequence[int]
 class _Submission:
     """One call of a client, on its way through several engines."""
 
-    __slots__ = ("client", "frame", "interface", "placed", "remaining")
+    __slots__ = ("client", "frame", "interface", "parts", "remaining")
 
     def __init__(self, interface: MultiEngineInterface, client: ClientProxy, frame: Frame, engines: list[Engine]):
         self.interface = interface
         self.client = client
         self.frame = frame
         self.remaining = len(engines)
-        self.placed: list[tuple[Engine, Command]] = []
+        # Emptied at the end: parts know their submission, and payloads must not wait for the garbage collector.
+        self.parts: list[_Part] = []
 
     def __repr__(self) -> str:
         return f"<call {self.frame.id} of {self.client.session}, {self.remaining} answers to come>"
 
     def withdraw(self) -> None:
         """The client wants it no more."""
-        for engine, command in self.placed:
-            engine.cancel(command)
+        parts, self.parts = self.parts, []
+        for part in parts:
+            part.engine.cancel(part)
         self.client.release(self.frame.size)
         self.remaining = 0
 
@@ -57,6 +59,7 @@ class _Submission:
         self.remaining -= 1
         flags = 0 if self.remaining else LAST
         if not self.remaining:
+            self.parts.clear()
             self.client.calls.pop(self.frame.id, None)
             self.client.release(self.frame.size)
         if isinstance(result, Frame):
@@ -65,6 +68,18 @@ class _Submission:
             )
         else:
             self.client.fault(self.frame.id, result, engine=engine.id, last=bool(flags))
+
+
+class _Part(Command):
+    """What one engine does of a call."""
+
+    __slots__ = ("engine", "submission")
+
+    def __init__(self, submission: _Submission, engine: Engine, label: bytes) -> None:
+        done = submission.interface.done
+        super().__init__(submission.frame, submission.client, done, label=label, exclusive=True)
+        self.engine = engine
+        self.submission = submission
 
 
 class MultiEngineInterface(Interface):
@@ -91,12 +106,9 @@ class MultiEngineInterface(Interface):
         label = str(call.get("label", ""))[:80].encode()
         client.hold(frame.size)
         client.calls[frame.id] = submission
-        for engine in engines:
-            done = functools.partial(self._done, engine)
-            command = Command(frame, submission, done, label=label, exclusive=True)
-            submission.placed.append((engine, command))
-        for engine, command in submission.placed:
-            engine.put(command)
+        parts = submission.parts = [_Part(submission, engine, label) for engine in engines]
+        for part in tuple(parts):
+            part.engine.put(part)
 
     @remote
     def clear_queue(self, client: ClientProxy, targets: Any) -> list[int]:
@@ -141,16 +153,17 @@ class MultiEngineInterface(Interface):
             )
         return engines
 
-    def _done(self, engine: Engine, command: Command, result: Frame | ParallelError) -> None:
+    def done(self, part: Any, result: Frame | ParallelError) -> None:
+        """Take what an engine answers."""
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
         # One that was withdrawn ends in an interrupt that nobody is told of: it does not count as a failure.
-        wanted = command.owner.remaining > 0
-        command.owner.answer(engine, result)
+        wanted = part.submission.remaining > 0
+        part.submission.answer(part.engine, result)
         if failed and wanted and not isinstance(result, QueueCleared):
-            engine.clear(self._is_ours)
+            part.engine.clear(self._is_ours)
 
     def _is_ours(self, command: Command) -> bool:
-        return isinstance(command.owner, _Submission)
+        return isinstance(command, _Part)
 
 
 class MultiEngineCalls:

@@ -33,12 +33,11 @@ CHUNK_GROWTH = 16
 class _Task(Command):
     """One task of a client, and the command that an engine's queue holds for it."""
 
-    __slots__ = ("client", "engine", "interface", "strikes", "withdrawn")
+    __slots__ = ("engine", "interface", "strikes", "withdrawn")
 
     def __init__(self, interface: TaskInterface, client: ClientProxy, frame: Frame) -> None:
-        super().__init__(frame, self, interface.done, label=frame.header[:80])
+        super().__init__(frame, client, interface.done, label=frame.header[:80])
         self.interface = interface
-        self.client = client
         self.engine: Engine | None = None
         self.strikes = 0
         self.withdrawn = False
