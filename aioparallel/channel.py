@@ -38,6 +38,9 @@ __all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_va
 #: Pieces of calls that are sent in one go.
 BATCH = 4096
 
+#: Calls under way up to which a waiting thread reads by itself.
+FEW = 8
+
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
@@ -228,8 +231,14 @@ class Channel:
             self._post(encode(Kind.CANCEL, number))
 
     def read_here(self, seconds: float) -> bool:
-        """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`)."""
-        return self._connection is not None and self._connection.read_here(seconds, alone=len(self._pending) == 1)
+        """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
+
+        Only while few calls are under way: the answers to many come in better by the loop, which lets them gather.
+        """
+        under_way = len(self._pending)
+        if self._connection is None or under_way > FEW:
+            return False
+        return self._connection.read_here(seconds, alone=under_way == 1)
 
     async def aclose(self) -> None:
         """Close; calls under way fail with `ConnectionLost`. Safe to call twice."""
