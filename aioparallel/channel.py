@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
 from aioparallel.capability import Capability, capability_path, environment_capability
-from aioparallel.connection import Connection, connect
+from aioparallel.connection import Connection
+from aioparallel.dial import connect
 from aioparallel.errors import (
     ConfigurationError,
     ConnectionLost,
@@ -155,7 +156,7 @@ class Channel:
             post: Has the loop call something soon, from any thread; `loop.call_soon_threadsafe` by default.
 
         Raises:
-            ConnectionFailed: As `connection.connect`.
+            ConnectionFailed: As `dial.connect`.
         """
         channel = cls(capability, limits or Limits(), post)
         channel._connection, welcome = await connect(

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from aioparallel.capability import Capability
 from aioparallel.channel import find_capability
-from aioparallel.connection import connect
+from aioparallel.dial import connect
 from aioparallel.errors import (
     ClusterError,
     ConfigurationError,
@@ -87,7 +87,7 @@ class EngineHost:
             once.
         on_waiting: Called with the reason when the controller can't be reached yet, and again when the reason changes.
         make_kernel: Makes a kernel, given its two callbacks; a `ProcessKernel` by default.
-        dial: Opens the connection, given its two callbacks; `connection.connect` by default.
+        dial: Opens the connection, given its two callbacks; `dial.connect` by default.
     """
 
     def __init__(

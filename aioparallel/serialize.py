@@ -16,9 +16,8 @@ import json
 import marshal
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from types import CodeType, FunctionType, WrapperDescriptorType
 from typing import Any, TypeAlias
 
@@ -31,8 +30,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 OUT_OF_BAND = 16 * 1024
 IDLE_PICKLERS = 4
-SEARCH_DEPTH = 24
-SEARCH_TRIES = 2000
 LONGEST_TEXT = 256 * 1024
 
 
@@ -310,7 +307,10 @@ def _pack_whole(obj: Any, name: str | Sequence[str], error: Exception) -> list[B
     try:
         return _capture(obj, error)
     except Exception as reason:
-        path, text = _culprit(obj, name, reason)
+        # Not before it is needed: kernels start without it.
+        from aioparallel.culprit import culprit
+
+        path, text = culprit(obj, name, reason, _refusal)
         raise SerializationError(f"cannot send {path}: {text}") from reason
 
 
@@ -326,63 +326,7 @@ def _refusal(obj: Any) -> Exception | None:
     return None
 
 
-def _culprit(obj: Any, name: str | Sequence[str], reason: Exception) -> tuple[str, str]:
-    """Return the path to the innermost thing in `obj` that can't be packed, and why."""
-    path = name if isinstance(name, str) else "value"
-    if isinstance(reason, RecursionError) or isinstance(reason.__cause__, RecursionError):
-        return path, "it is nested too deeply"
-    children = _children(obj, path) if isinstance(name, str) else zip(name, obj, strict=False)
-    tries = SEARCH_TRIES
-    seen: set[int] = set()
-    for _ in range(SEARCH_DEPTH):
-        found = None
-        with suppress(Exception):  # whatever an odd object raises while we look into it
-            for label, child in islice(children, tries):
-                tries -= 1
-                if id(child) in seen:
-                    continue
-                seen.add(id(child))
-                refusal = _refusal(child)
-                if refusal is not None:
-                    found, path, reason = child, label, refusal
-                    break
-        if found is None:
-            break
-        children = _children(found, path)
-    return path, _text(reason) or type(reason).__name__
-
-
-def _children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Go through what an object holds, each with a path for people."""
-    if isinstance(obj, dict):
-        yield from ((f"{path}[{_short(key)}]", value) for key, value in obj.items())
-        yield from ((f"key {_short(key)} of {path}", key) for key in obj)
-    elif isinstance(obj, list | tuple):
-        yield from ((f"{path}[{number}]", value) for number, value in enumerate(obj))
-    elif isinstance(obj, set | frozenset):
-        yield from ((f"item {_short(value)} of {path}", value) for value in obj)
-    elif isinstance(obj, functools.partial):
-        yield from ((f"{path}.func", obj.func), (f"{path}.args", obj.args), (f"{path}.keywords", obj.keywords))
-    elif isinstance(obj, FunctionType):
-        for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            with suppress(ValueError):  # an empty cell
-                yield f"variable {variable!r} of {path}", cell.cell_contents
-        for variable in obj.__code__.co_names:
-            if variable in obj.__globals__:
-                yield f"global {variable!r} of {path}", obj.__globals__[variable]
-        yield from ((f"a default of {path}", value) for value in obj.__defaults__ or ())
-    elif not isinstance(obj, type):
-        yield from ((f"{path}.{attribute}", value) for attribute, value in getattr(obj, "__dict__", {}).items())
-        for owner in type(obj).__mro__:
-            slots = owner.__dict__.get("__slots__", ())
-            for attribute in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(obj, attribute):
-                    yield f"{path}.{attribute}", getattr(obj, attribute)
-
-
-def _short(obj: Any) -> str:
-    text = repr(obj)
-    return text if len(text) <= 60 else text[:57] + "..."
+# --- exceptions -----------------------------------------------------------------------------------------------------
 
 
 def _text(error: BaseException) -> str:
@@ -390,9 +334,6 @@ def _text(error: BaseException) -> str:
         return str(error)[:LONGEST_TEXT]
     except BaseException:
         return f"<{type(error).__name__} whose text can't be had>"
-
-
-# --- exceptions -----------------------------------------------------------------------------------------------------
 
 
 def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Buffer]:

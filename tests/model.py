@@ -8,8 +8,8 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from aioparallel import connection
 from aioparallel.controller import Controller
+from aioparallel.dial import connect
 from aioparallel.errors import EngineDied, to_plain
 from aioparallel.namespace import Namespace
 from aioparallel.wire import RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
@@ -32,7 +32,7 @@ class ModelHost:
         self._joined: dict[int, asyncio.Future[int]] = {}
 
     async def dial(self, controller: Controller, n: int) -> ModelHost:
-        self.connection, _ = await connection.connect(
+        self.connection, _ = await connect(
             controller.capability("engine"), role="engine", on_frames=self._receive, on_lost=self.lost.set_result
         )
         for _ in range(n):

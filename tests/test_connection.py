@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from aioparallel import connection as connection_module
-from aioparallel import loops, transports
+from aioparallel import dial, loops, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
-from aioparallel.connection import LARGE, LINGER, SLICE, Connection, connect
+from aioparallel.connection import LARGE, LINGER, SLICE, Connection
+from aioparallel.dial import connect
 from aioparallel.errors import (
     AccessDenied,
     AddressError,
@@ -374,7 +375,7 @@ def test_nobody_answers_anywhere(run: Run, directory: Path) -> None:
 
 
 def test_controller_that_says_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "HANDSHAKE", 0.1)
+    monkeypatch.setattr(dial, "HANDSHAKE", 0.1)
 
     async def main() -> None:
         async with house() as there:

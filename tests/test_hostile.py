@@ -22,8 +22,8 @@ import pytest
 
 from aioparallel import loops, transports
 from aioparallel.capability import Capability
-from aioparallel.connection import connect
 from aioparallel.controller import Controller
+from aioparallel.dial import connect
 from aioparallel.engines import EngineLink
 from aioparallel.errors import AccessDenied
 from aioparallel.events import Event, PeerRefused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -276,7 +277,11 @@ def test_interrupt_racing_with_completion() -> None:
     async def main() -> None:
         async with driven() as one:
             seen = {Status.OK: 0, Status.ERROR: 0}
-            for i in range(600):
+            for i in itertools.count():
+                # How often an interrupt wins is the machine's affair; that each side does now and then is ours.
+                if i >= 600 and seen[Status.OK] > 100 and seen[Status.ERROR] > 20:
+                    break
+                assert i < 20_000
                 number, answer = one.submit("apply", sum, (range(1 + i % 50 * 40),), {})
                 _, neighbour = one.submit("apply", mul, (2, i), {})
                 while i % 3 == 0 and one.kernel.running != number and not answer.done():
@@ -290,8 +295,6 @@ def test_interrupt_racing_with_completion() -> None:
                     assert outcome.value.type_name == "KeyboardInterrupt"
                 assert (await neighbour).value == 2 * i
             assert not one.ended.done()
-            assert seen[Status.OK] > 100
-            assert seen[Status.ERROR] > 20
 
     asyncio.run(main())
 

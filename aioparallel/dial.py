@@ -1,0 +1,122 @@
+"""Reach a controller, and prove a capability to it."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from aioparallel import transports
+from aioparallel.capability import Capability
+from aioparallel.connection import Connection
+from aioparallel.errors import AccessDenied, ConnectionFailed, ControllerGone, HandshakeError
+from aioparallel.handshake import ClientHandshake
+from aioparallel.source import SYSTEM, Source
+from aioparallel.transports import HANDSHAKE, Peer
+from aioparallel.wire import Frame, Limits
+
+__all__ = ["connect"]
+
+
+async def connect(
+    capability: Capability,
+    *,
+    role: str,
+    on_frames: Callable[[list[Frame]], None],
+    on_lost: Callable[[BaseException | None], None],
+    limits: Limits | None = None,
+    source: Source = SYSTEM,
+    body: dict[str, Any] | None = None,
+) -> tuple[Connection, dict[str, Any]]:
+    """Reach a controller, prove the capability, and return the open connection with the controller's welcome.
+
+    The capability's addresses are tried in order. Cancellation leaves nothing open.
+
+    Args:
+        capability: What to prove.
+        role: "client" or "engine".
+        on_frames: Called with the frames of one read.
+        on_lost: Called once, when an open connection ends.
+        limits: The bounds.
+        source: Where the nonce comes from.
+        body: More to say of this end.
+
+    Raises:
+        ControllerGone: Nobody answers at any of the addresses.
+        AccessDenied: The controller refused the capability, or could not prove itself.
+        VersionMismatch: The controller speaks another version.
+        AddressError: An address that no transport knows.
+    """
+    failures: list[str] = []
+    for address in capability.addresses:
+        try:
+            return await _connect_to(
+                address,
+                capability,
+                on_frames=on_frames,
+                on_lost=on_lost,
+                limits=limits or Limits(),
+                body={
+                    "nonce": source.token(16).hex(),
+                    "role": role,
+                    "interface": capability.interface,
+                    "python": platform.python_version(),
+                    **(body or {}),
+                },
+            )
+        except (OSError, TimeoutError) as error:
+            if isinstance(error, ConnectionFailed):
+                raise
+            failures.append(f"{address}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}")
+    raise ControllerGone(
+        f"no controller answers for the {capability.interface} capability of cluster {capability.cluster!r} "
+        f"({'; '.join(failures) or 'it names no address'}); start one with: aiocluster start -n 4"
+    )
+
+
+async def _connect_to(
+    address: str,
+    capability: Capability,
+    *,
+    on_frames: Callable[[list[Frame]], None],
+    on_lost: Callable[[BaseException | None], None],
+    limits: Limits,
+    body: dict[str, Any],
+) -> tuple[Connection, dict[str, Any]]:
+    transport = transports.get(address)
+    peer = Peer(capability.server_name, capability.certificates, capability.pins)
+    opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def lost(error: BaseException | None) -> None:
+        if not opened.done():
+            opened.set_exception(error or ConnectionResetError("the controller hung up during the handshake"))
+        else:
+            on_lost(error)
+
+    def open_up(_: Connection) -> None:
+        if not opened.done():
+            opened.set_result(None)
+
+    connection = Connection(
+        lambda made: ClientHandshake(capability, fingerprint=transport.vet(made, peer), body=body),
+        limits=limits,
+        on_open=open_up,
+        on_frames=on_frames,
+        on_lost=lost,
+    )
+    try:
+        async with asyncio.timeout(HANDSHAKE):
+            await transport.connect(address, lambda: connection, peer=peer)
+            await opened
+    except BaseException as error:
+        connection.on_lost = lambda _: None
+        connection.abort()
+        if opened.done() and not opened.cancelled():
+            opened.exception()
+        if isinstance(error, HandshakeError):
+            raise AccessDenied(f"{address}: {error}") from error
+        raise
+    handshake = connection.session.handshake
+    assert isinstance(handshake, ClientHandshake)
+    return connection, handshake.welcome
