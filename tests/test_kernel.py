@@ -203,7 +203,7 @@ def test_interrupt(code: str) -> None:
     async def main() -> None:
         async with driven() as one:
             number, answer = one.execute(code)
-            await one.printed("on")
+            await one.printed("on\n")
             one.kernel.interrupt(number)
             while "system" in code and not answer.done():
                 # C's system() hides SIGINT from its caller: the first ends the child, the next one is ours.
@@ -225,7 +225,7 @@ def test_interrupt_runs_the_users_cleanup() -> None:
             for wait in ("time.sleep(1000)", "await asyncio.sleep(1000)"):
                 code = f"import asyncio, time\ntry:\n  print('on'); {wait}\nfinally:\n  print('cleaned up')"
                 number, answer = one.execute(code)
-                await one.printed("on")
+                await one.printed("on\n")
                 one.kernel.interrupt(number)
                 assert (await answer).stdout == "on\ncleaned up\n"
 
@@ -252,7 +252,7 @@ def test_interrupt_reaches_only_the_command_it_was_meant_for() -> None:
             first, answer = one.execute("'first'")
             await answer
             _, answer = one.execute("print('on')\nfor _ in range(20): __import__('time').sleep(0.005)\n'second'")
-            await one.printed("on")
+            await one.printed("on\n")
             for _ in range(5):
                 one.kernel.interrupt(first)
                 await asyncio.sleep(0.002)
@@ -260,7 +260,7 @@ def test_interrupt_reaches_only_the_command_it_was_meant_for() -> None:
             # Sent before it begins, the word waits for it.
             blocking, blocker = one.execute("print('on'); __import__('time').sleep(0.05)")
             meant, answer = one.execute("while True: pass")
-            await one.printed("on")
+            await one.printed("on\n")
             one.kernel.interrupt(meant)
             assert (await blocker).status is Status.OK
             assert (await answer).value.type_name == "KeyboardInterrupt"
@@ -304,7 +304,7 @@ def test_user_code_that_takes_the_signal_for_itself() -> None:
         async with driven() as one:
             await one.do("import signal; signal.signal(signal.SIGINT, signal.SIG_DFL)")
             number, answer = one.execute("import time; print('on'); time.sleep(1000)")
-            await one.printed("on")
+            await one.printed("on\n")
             one.kernel.interrupt(number)
             assert (await answer).value.type_name == "KeyboardInterrupt"
 
@@ -319,7 +319,7 @@ def test_cancel_of_what_waits_and_of_what_runs() -> None:
         async with driven() as one:
             running, first = one.execute("import time; print('on'); time.sleep(1000)")
             waiting = [one.execute(f"print({i})") for i in range(5)]
-            await one.printed("on")
+            await one.printed("on\n")
             for number, _ in waiting[1:4]:
                 one.kernel.cancel(number)
             one.kernel.cancel(running)
@@ -413,7 +413,7 @@ from driven import driven
 async def main():
     async with driven() as one:
         one.execute(sys.argv[1])
-        await one.printed("on")
+        await one.printed("on\n")
         print(one.kernel.pid, flush=True)
         await asyncio.sleep(1000)
 
