@@ -413,7 +413,7 @@ from driven import driven
 async def main():
     async with driven() as one:
         one.execute(sys.argv[1])
-        await one.printed("on\n")
+        await one.printed("on\\n")
         print(one.kernel.pid, flush=True)
         await asyncio.sleep(1000)
 
