@@ -82,6 +82,14 @@ class LeastLoaded(Generic[T]):
         self._engines[engine] = _Engine(stamp=self._joins)
         heappush(self._heap, (0.0, self._joins, engine))
 
+    def engine_restarted(self, engine: int) -> None:
+        """An engine's kernel died and is followed by a fresh one: among equals it goes last now."""
+        restarted = self._engines.get(engine)
+        if restarted is not None:
+            self._joins += 1
+            restarted.stamp = self._joins
+            heappush(self._heap, (restarted.load, restarted.stamp, engine))
+
     def engine_left(self, engine: int) -> list[T]:
         """An engine is gone; return the tasks it had, which are no longer known here."""
         left = self._engines.pop(engine, None)

@@ -406,3 +406,22 @@ def test_everything_added_runs_exactly_once(engines: int, lengths: list[float]) 
     assert (tasks.waiting, tasks.placed) == (0, 0)
     # The heap of loads is kept in bounds.
     assert len(tasks._heap) <= 65 + 8 * engines
+
+
+def test_among_equals_the_one_that_was_busy_last_goes_first_and_a_fresh_kernel_last() -> None:
+    scheduler: LeastLoaded[str] = LeastLoaded()
+    for engine in range(3):
+        scheduler.engine_joined(engine)
+    chosen = []
+    for task in ("a", "b", "c"):
+        scheduler.task_added(task)
+        [(_, engine)] = scheduler.decide()
+        chosen.append(engine)
+        scheduler.task_done(task, 0.001)
+    assert chosen == [0, 0, 0]
+    scheduler.engine_restarted(0)
+    for task, expected in (("d", 1), ("e", 2), ("f", 0)):
+        scheduler.task_added(task, b"unknown")
+        assert scheduler.decide() == [(task, expected)]
+    scheduler.engine_restarted(7)
+    assert scheduler.placed == 3

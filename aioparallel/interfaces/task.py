@@ -124,6 +124,8 @@ class TaskInterface(Interface):
             if isinstance(result, EngineLost):
                 self._scheduler.engine_left(engine.id)
             self._scheduler.task_done(task)
+            if isinstance(result, Frame):
+                self._scheduler.engine_restarted(engine.id)
             self._failed(task, engine, from_plain(result.json()) if isinstance(result, Frame) else result)
         self._place()
 
