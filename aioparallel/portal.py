@@ -65,6 +65,7 @@ class Portal:
         self._wake = threading.Event()
         self._posted: deque[Callable[[], object]] = deque()
         self._due = 0.0
+        self._crowded = False
         self._closing = False
         self._thread = threading.Thread(target=self._attend, name="aioparallel", daemon=True)
         self._thread.start()
@@ -103,6 +104,8 @@ class Portal:
         """
         self._posted.append(callback)
         if self._driving.locked():
+            # Somebody else may be reading by itself, and would not notice.
+            self._crowded = self._crowded or (not self._resident and self._driver != threading.get_ident())
             self.loop.call_soon_threadsafe(self._do_posted)
         elif self._closing:
             raise RuntimeError("aioparallel's event loop is closed")
@@ -116,17 +119,19 @@ class Portal:
         """Wait until one future is done that can read by itself.
 
         What makes a short call short: the waiting thread writes what was posted and reads the answer, and of the loop
-        only the lock is needed. When the answer takes longer, or the loop's own work is due, the loop is run.
+        only the lock is needed. When the answer takes longer, other threads are about, or the loop's own work is due, the
+        loop is run.
 
         Raises:
             RuntimeError: This is a callback of the loop: waiting here would be for ever.
         """
         with _Interrupts(self.loop) as interrupts:
-            if asyncio._get_running_loop() is None and self._driving.acquire(blocking=False):
+            free = not self._crowded and asyncio._get_running_loop() is None
+            if free and self._driving.acquire(blocking=False):
                 try:
                     self._driver = threading.get_ident()
                     self._do_posted()
-                    while not (interrupts.seen or future.done()) and self.loop.time() < self._due:
+                    while not (interrupts.seen or future.done() or self._crowded) and self.loop.time() < self._due:
                         if not future.read_here(SHORT):
                             break
                 finally:
@@ -263,6 +268,8 @@ class Portal:
             drives = self._drives
             self._wake.clear()
             self._wake.wait(PATIENCE)
+        if not self._followers:
+            self._crowded = False
 
 
 def _any_done(futures: Collection[Any]) -> bool:

@@ -206,3 +206,20 @@ def test_ctrl_c_while_reading_is_raised_when_no_frame_is_in_hand(parked: Portal)
         parked.wait_for(Interrupted(5, made=parked))
     assert len(finished) == 1000
     assert parked.run(echo(2)) == 2
+
+
+def test_one_who_reads_by_itself_runs_the_loop_when_others_are_about(parked: Portal):
+    reads: list[float] = []
+
+    class Future(concurrent.futures.Future[int]):
+        def read_here(self, seconds: float) -> bool:
+            reads.append(seconds)
+            assert len(reads) == 1, "what the other thread posted was not noticed"
+            other = threading.Thread(target=parked.post, args=(lambda: self.set_result(1),))
+            other.start()
+            other.join()
+            return True
+
+    future = Future()
+    parked.wait_for(future)
+    assert future.result() == 1
