@@ -119,8 +119,8 @@ class Portal:
         """Wait until one future is done that can read by itself.
 
         What makes a short call short: the waiting thread writes what was posted and reads the answer, and of the loop
-        only the lock is needed. When the answer takes longer, other threads are about, or the loop's own work is due, the
-        loop is run.
+        only the lock is needed. When the answer takes longer, other threads are about, or the loop's own work is due,
+        the loop is run.
 
         Raises:
             RuntimeError: This is a callback of the loop: waiting here would be for ever.

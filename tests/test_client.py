@@ -116,7 +116,8 @@ def test_waiting_in_a_callback_raises_and_does_not_hang(tc: client.TaskClient):
         except RuntimeError as error:
             seen.set_result(error)
 
-    tc.submit(abs, -1).add_done_callback(callback)
+    # Long enough to be under way when the callback is added: one that is done calls back right here.
+    tc.submit(time.sleep, 0.3).add_done_callback(callback)
     assert "callback can't wait" in str(seen.result(30))
 
 
