@@ -236,6 +236,7 @@ class Controller:
     def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
         """Make the protocol of a connection that somebody opened."""
         owner: list[EngineLink | ClientProxy] = []
+        session = self._source.token(8).hex()
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
@@ -248,12 +249,12 @@ class Controller:
                 fingerprint=fingerprint,
                 nonce=self._source.token(32),
                 now=self._source.wall(),
-                welcome=self._welcome,
+                welcome=lambda grant, body: self._welcome(session, grant),
             )
 
         def opened(connection: Connection) -> None:
             slot.leave()
-            owner.append(self._admit(connection))
+            owner.append(self._admit(connection, session))
             connection.on_frames = owner[0].receive
 
         def lost(error: BaseException | None) -> None:
@@ -302,11 +303,11 @@ class Controller:
         logger.info("%s was refused: %s%s", refusal.source, refusal.reason, others)
         self.monitor.publish(refusal)
 
-    def _welcome(self, grant: Grant, body: dict[str, Any]) -> dict[str, Any]:
+    def _welcome(self, session: str, grant: Grant) -> dict[str, Any]:
         """What a peer whose proof is right is told."""
         interface = self._interfaces.get(grant.interface)
         return {
-            "session": self._source.token(8).hex(),
+            "session": session,
             "epoch": self._state.epoch,
             "ops": list(operations(type(interface))) if interface else [],
             "limits": {"message": self.limits.message},
@@ -314,7 +315,7 @@ class Controller:
             "expires": grant.expires,
         }
 
-    def _admit(self, connection: Connection) -> EngineLink | ClientProxy:
+    def _admit(self, connection: Connection, session: str) -> EngineLink | ClientProxy:
         handshake = connection.session.handshake
         assert isinstance(handshake, ServerHandshake)
         grant, python = handshake.grant, str(handshake.body.get("python", ""))
@@ -324,7 +325,7 @@ class Controller:
             connection.on_silence = link.silent
             return link
         interface = self._interfaces[grant.interface]
-        client = ClientProxy(connection, interface, grant, self._source.token(4).hex(), python)
+        client = ClientProxy(connection, interface, grant, session, python)
         # A client may be stopped in a debugger, or hold its GIL for minutes; that it is gone, its socket says.
         connection.mortal = False
         connection.on_drained = functools.partial(self._drained, client)

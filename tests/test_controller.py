@@ -56,8 +56,8 @@ def test_events_tell_who_comes_and_goes():
             await controller.listen("memory://x")
             await controller.add("task")
             host = await ModelHost().dial(controller, 1)
-            async with aioparallel.TaskClient(controller.capability("task")):
-                pass
+            async with aioparallel.TaskClient(controller.capability("task")) as tc:
+                session = tc.channel.session
             host.connection.abort()
             await host.lost
             await settle()
@@ -67,6 +67,7 @@ def test_events_tell_who_comes_and_goes():
                     type(wrong)(**{f: getattr(wrong, f) for f in wrong.__slots__} | {"key": Secret(bytes(32))})
                 )
             await settle()
+        assert {event.session for event in seen if isinstance(event, ClientJoined | ClientLeft)} == {session}
         kinds = [type(event) for event in seen]
         assert kinds == [EngineJoined, ClientJoined, ClientLeft, EngineLeft, PeerRefused]
 

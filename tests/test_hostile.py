@@ -276,7 +276,7 @@ def test_200_silent_sockets(
             assert len(there.controller._gate) <= 64
             async with MonitorClient(there.capability()) as client:
                 await client.status()
-            assert resident() - before < 2**25
+            assert resident() - before < 2**26  # 256 KiB for each under TLS, and what is not collected yet
             await asyncio.gather(*map(gone, silent))
             assert len(there.controller._gate) == 0
             async with MonitorClient(there.capability()) as client:
