@@ -42,9 +42,8 @@ def test_the_waiting_thread_runs_the_loop_itself(made: Portal):
     async def who() -> int:
         return threading.get_ident()
 
-    # The first call may have to wait for our thread to let go; those that follow find the loop free.
-    made.run(who())
-    assert threading.get_ident() in {made.run(who()) for _ in range(20)}
+    # Our thread answers the call that makes it let go, and has the loop back after a while; those in between find it free.
+    assert any(made.run(who()) == threading.get_ident() for _ in range(5000))
 
 
 def test_our_thread_takes_the_loop_back_when_nobody_waits(made: Portal):
