@@ -42,7 +42,7 @@ def test_the_waiting_thread_runs_the_loop_itself(made: Portal):
     async def who() -> int:
         return threading.get_ident()
 
-    # Our thread answers the call that makes it let go, and has the loop back after a while; those in between find it free.
+    # Our thread answers the call that makes it let go, and later has the loop back; those in between find it free.
     assert any(made.run(who()) == threading.get_ident() for _ in range(5000))
 
 
