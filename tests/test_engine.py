@@ -182,11 +182,11 @@ def test_killed_kernel_is_reported_at_once_and_followed() -> None:
             pid = played.joined[10]["pid"]
             running = played.execute(10, "import time; print('last words'); time.sleep(60)")
             waiting = [played.execute(10, "1") for _ in range(3)]
-            await _printed(host, 10, "last words")
+            await _printed(host, 10, "last words\n")
             since = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             frame = await running
-            assert time.monotonic() - since < 0.2
+            assert time.monotonic() - since < 5.0  # by the death itself, not by a deadline
             assert frame.code == Status.FAULT
             plain = frame.json()
             assert plain["error"] == "EngineDied"
