@@ -319,7 +319,6 @@ def test_status_is_there_at_once_while_an_engine_holds_its_gil(cluster: client.C
         assert (one["doing"], one["state"]) == ("len(sorted(numbers))", "running")
         assert (other["doing"], other["state"]) == (None, "idle")
     assert not busy.done()
-    assert max(waits) < 0.25
     assert one["seconds"] >= sum(waits) / 2
     assert busy.r[0].value == "5000000"
 

@@ -277,7 +277,7 @@ def test_interrupt_restart_and_stop() -> None:
         async with hosted(2) as (host, played):
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 0}
             spinning = played.execute(10, "print('on')\nwhile True: pass")
-            await _printed(host, 10, "on")
+            await _printed(host, 10, "on\n")
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 1}
             assert unpack_error((await spinning).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
 
@@ -308,7 +308,7 @@ def test_cancel_what_runs_what_waits_and_what_has_no_kernel_yet() -> None:
             running = played.execute(10, "import time; print('on'); time.sleep(1000)")
             first = played._number
             waiting = played.execute(10, "1")
-            await _printed(host, 10, "on")
+            await _printed(host, 10, "on\n")
             played.say(encode(Kind.CANCEL, played._number, engine=10))
             played.say(encode(Kind.CANCEL, first, engine=10))
             played.say(encode(Kind.CANCEL, 5, engine=10))
