@@ -2,174 +2,25 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from aioparallel.calls import MultiEngineCalls, View
 from aioparallel.capability import Capability
 from aioparallel.channel import Channel, Finish, find_capability, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
-from aioparallel.interfaces.multiengine import MultiEngineCalls, View
 from aioparallel.interfaces.task import Mapping, TaskCalls
-from aioparallel.portal import Portal, portal
+from aioparallel.pending import PendingResult
+from aioparallel.portal import portal
 from aioparallel.wire import Limits
 
 __all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
-
-
-_PENDING, _CANCELLED, _FINISHED = "PENDING", "CANCELLED", "FINISHED"
-#: Held for the few instructions in which a result finds out whether anybody uses its condition.
-_settling = threading.Lock()
-
-
-class PendingResult(concurrent.futures.Future[Any]):
-    """A result that is on its way: a `concurrent.futures.Future`, and what the lineage had besides.
-
-    It keeps its value or its error and gives it again each time.
-    """
-
-    # A condition takes longer to make than all the rest of a call, and nobody needs it who waits through the portal:
-    # it is made when first asked for, by `wait`, `as_completed` or `add_done_callback`.
-
-    def __init__(self, portal: Portal) -> None:
-        self._portal = portal
-        self._state = _PENDING
-        self._result: Any = None
-        self._exception: BaseException | None = None
-        self._waiters: list[Any] = []
-        self._done_callbacks: list[Any] = []
-        self._made: threading.Condition | None = None
-        self._watcher: Callable[[], object] | None = None
-        self._channel: Channel | None = None
-        self._number = 0
-
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        with _settling:
-            if self._made is None:
-                self._made = threading.Condition()
-            return self._made
-
-    @property
-    def r(self) -> Any:
-        """The value; waits for it.
-
-        Raises:
-            BaseException: What the call raised, each time.
-            RuntimeError: This is a callback, which can't wait.
-        """
-        return self.result()
-
-    def get_result(self, default: Any = None, block: bool = True) -> Any:
-        """Return the value; without `block`, `default` if it is not there yet.
-
-        Raises:
-            BaseException: What the call raised.
-        """
-        if not block and not self.done():
-            return default
-        return self.result()
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Return the value; waits for it, at most `timeout` seconds.
-
-        Raises:
-            TimeoutError: It took longer.
-            CancelledError: It was cancelled.
-            BaseException: What the call raised.
-        """
-        error = self.exception(timeout)
-        if error is None:
-            return self._result
-        try:
-            raise error
-        finally:
-            # The traceback refers to this frame, which must not refer to the error.
-            del error
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the call raised, or None; waits for it, at most `timeout` seconds.
-
-        Raises:
-            TimeoutError: It took longer.
-            CancelledError: It was cancelled.
-        """
-        if self._state == _PENDING:
-            if timeout is None:
-                self._portal.wait_for(self)
-            elif not self._portal.wait([self], timeout):
-                raise TimeoutError
-        if self._state != _FINISHED:
-            raise concurrent.futures.CancelledError
-        return self._exception
-
-    def done(self) -> bool:
-        """Whether it has its value or its error, or was cancelled."""
-        return self._state != _PENDING
-
-    def cancel(self) -> bool:
-        """Withdraw the work: it is dropped where it waits, or interrupted where it runs."""
-        if not super().cancel():
-            return False
-        self._tell()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            with contextlib.suppress(ConnectionError):
-                channel.withdraw(self._number)
-        return True
-
-    def set_result(self, result: Any) -> None:
-        """Take the value (for whoever made this)."""
-        if not self._finish(result, None):
-            super().set_result(result)
-        self._tell()
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        """Take the error (for whoever made this)."""
-        if not self._finish(None, exception):
-            super().set_exception(exception)
-        self._tell()
-
-    def watch(self, watcher: Callable[[], object]) -> None:
-        """Call `watcher` when it is done, in the thread that makes it so; there is one watcher at most."""
-        self._watcher = watcher
-        if self._state != _PENDING:
-            watcher()
-
-    def read_here(self, seconds: float) -> bool:
-        """Read what arrives for it in the calling thread, while nobody runs the loop."""
-        channel = self._channel
-        return channel is not None and channel.read_here(seconds)
-
-    def sent(self, channel: Channel, number: int) -> None:
-        """Note which call this is the result of."""
-        self._channel = channel
-        self._number = number
-
-    def _finish(self, result: Any, exception: BaseException | None) -> bool:
-        """Settle it if nobody uses the condition; say whether that is so."""
-        with _settling:
-            if self._made is not None:
-                return False
-            if self._state != _PENDING:
-                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
-            self._result = result
-            self._exception = exception
-            self._state = _FINISHED
-            return True
-
-    def _tell(self) -> None:
-        watcher = self._watcher
-        if watcher is not None:
-            watcher()
 
 
 class Client:

@@ -23,7 +23,7 @@ from aioparallel.wire import Buffer, Frame, Kind, Limits, encode
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
 
 #: Bytes of a dead kernel's last output that are reported.
-LAST_OUTPUT = 2000
+LAST_OUTPUT = 4000
 #: Seconds for what a dead kernel has sent to be read, as long as there is more of it.
 DRAIN = 0.2
 #: Seconds for a kernel that has closed its socket to end.
@@ -303,10 +303,11 @@ class ProcessKernel(Kernel):
             self._let_go()
 
     def _last_output(self) -> str:
-        tails = [output.tail(LAST_OUTPUT) for output in self._outputs]
-        if all(tails):
-            tails = [tail[-LAST_OUTPUT // 2 :] for tail in tails]
-        return b"".join(tails).decode("utf-8", "replace")
+        stdout, stderr = [output.tail(LAST_OUTPUT) for output in self._outputs]
+        # Half each, and what one leaves of its half is the other's.
+        stdout = stdout[-max(LAST_OUTPUT // 2, LAST_OUTPUT - len(stderr)) :]
+        stderr = stderr[-max(LAST_OUTPUT // 2, LAST_OUTPUT - len(stdout)) :]
+        return (stdout + stderr).decode("utf-8", "replace")
 
     def _let_go(self) -> None:
         for output in self._outputs:

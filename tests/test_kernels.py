@@ -93,3 +93,23 @@ def test_a_forked_child_that_stays_does_not_hold_up_the_report() -> None:
             assert (await one.ended)[0] == 4
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("stdout", "stderr", "reported"),
+    [
+        (11, 3_500, "o" * 11 + "e" * 3_500),
+        (3_500, 11, "o" * 3_500 + "e" * 11),
+        (9_000, 9_000, "o" * 2_000 + "e" * 2_000),
+        (9_000, 0, "o" * 4_000),
+        (11, 9_000, "o" * 11 + "e" * 3_989),
+    ],
+)
+def test_last_output_is_shared_out_between_the_streams(stdout: int, stderr: int, reported: str) -> None:
+    async def main() -> None:
+        async with driven() as one:
+            write = f"os.write(1, b'o' * {stdout}); os.write(2, b'e' * {stderr})"
+            one.execute(f"import os; {write}; os._exit(3)")
+            assert (await one.ended)[1] == reported
+
+    asyncio.run(main())
