@@ -71,8 +71,25 @@ class MultiEngineCalls:
             raise TypeError(f"{f!r} can't be called")
         return self._command("apply", (f, args, kwargs), targets, block, label=name_of(f))
 
-    def push(self, names: Mapping[str, Any], *, targets: Targets | None = None, block: bool | None = None) -> Any:
+    def push(
+        self,
+        names: Mapping[str, Any],
+        *,
+        readonly: bool = False,
+        targets: Targets | None = None,
+        block: bool | None = None,
+    ) -> Any:
         """Set names in the targets' namespaces.
+
+        Engines of one machine share the memory of large arrays until one of them changes its own; what is changed is
+        copied there, page by page.
+
+        Args:
+            names: The values by name.
+            readonly: Arrays (numpy's, and what has its `setflags`) can't be changed in place, so that they stay one
+                copy for all.
+            targets: Which engines.
+            block: Whether to wait.
 
         Raises:
             ValueError: A key is not an identifier.
@@ -81,7 +98,7 @@ class MultiEngineCalls:
         for name in names:
             if not isinstance(name, str) or not name.isidentifier():
                 raise ValueError(f"{name!r} is not a name that can be pushed")
-        return self._command("push", (names,), targets, block, label=f"push {', '.join(names)}")
+        return self._command("push", (names, readonly), targets, block, label=f"push {', '.join(names)}")
 
     def pull(self, names: str | Sequence[str], *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Return the values of a name, or of several, from each target.

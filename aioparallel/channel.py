@@ -31,8 +31,9 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.memory import Pool, Segment
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode, encode_shared, size_of
 
 __all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
 
@@ -41,6 +42,9 @@ BATCH = 4096
 
 #: Calls under way up to which a waiting thread reads by itself.
 FEW = 8
+
+#: Seconds for which memory that a large call was in is kept for the next one.
+IDLE = 2.0
 
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
@@ -120,12 +124,16 @@ class Channel:
         self.engines: dict[int, str] = {}
         self.session = ""
         self._limits = limits
-        # What is no larger needs no look at its header.
-        self._largest = min(limits.message, limits.header)
+        # What is no larger needs no further look.
+        self._small = min(limits.message, limits.header, limits.share or limits.message)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
+        #: What large calls under way lie in.
+        self._lent: dict[int, Segment] = {}
+        self._pool = Pool(limits.backlog)
+        self._trimming = False
         self._posted: deque[Sequence[Buffer]] = deque()
         self._posting = False
         self._connection: Connection | None = None
@@ -211,13 +219,10 @@ class Channel:
             known = ", ".join(self._codes) or "none"
             raise OperationError(f"{self.capability.interface!r} has no operation {operation!r}; it has {known}")
         number = next(self._numbers)
-        try:
-            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._largest)
-        except MessageTooLarge:
-            if len(header) > self._limits.header:
-                text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
-                raise MessageTooLarge(f"{text} (Limits.header)") from None
-            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+        if len(buffers) == 1 and len(buffers[0]) + len(header) < self._small:
+            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers)
+        else:
+            pieces = self._encode(number, code, header, buffers)
         self._pending[number] = future, finish
         if self._error is not None:
             self._pending.pop(number, None)
@@ -225,8 +230,23 @@ class Channel:
         self._post(pieces)
         return number
 
+    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Buffer]:
+        """Return a call's frame; a large payload stays in shared memory if the controller can open that."""
+        if len(header) > self._limits.header:
+            text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
+            raise MessageTooLarge(f"{text} (Limits.header)")
+        assert self._connection is not None
+        if self._connection.shares and self._limits.share <= size_of(buffers) <= self._limits.message:
+            loan = self._pool.lend(buffers)
+            if loan is not None:
+                self._lent[number] = loan[0]
+                return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
+        return encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+
     def withdraw(self, number: int) -> None:
         """Forget a call and tell the controller; from any thread."""
+        if self._lent and (segment := self._lent.pop(number, None)) is not None:
+            self._pool.give_up(segment)
         if self._pending.pop(number, None) is not None and self._error is None:
             self._partial.pop(number, None)
             self._post(encode(Kind.CANCEL, number))
@@ -275,6 +295,8 @@ class Channel:
         for frame in frames:
             if frame.kind == Kind.RESULT:
                 if frame.flags & LAST:
+                    if self._lent and (segment := self._lent.pop(frame.id, None)) is not None:
+                        self._take_back(segment)
                     pending = self._pending.pop(frame.id, None)
                     if pending is not None:
                         first = self._partial.pop(frame.id, None) if self._partial else None
@@ -286,6 +308,18 @@ class Channel:
             elif frame.kind == Kind.GOODBYE:
                 assert self._connection is not None
                 self._connection.close(ConnectionLost(f"the controller ended the connection: {frame.json()['text']}"))
+
+    def _take_back(self, segment: Segment) -> None:
+        """A call was answered: what it lay in may be used for the next one, if that comes soon."""
+        self._pool.take_back(segment)
+        if not self._trimming:
+            self._trimming = True
+            self.loop.call_later(IDLE, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = self._error is None and self._pool.trim()
+        if self._trimming:
+            self.loop.call_later(IDLE, self._trim)
 
     def _notice(self, notice: dict[str, Any]) -> None:
         for number, python in notice.get("joined", ()):
@@ -309,6 +343,8 @@ class Channel:
             _, (future, _) = self._pending.popitem()
             _fail(future, ConnectionLost(str(self._error)))
         self._partial.clear()
+        self._lent.clear()
+        self._pool = Pool(0)
         self._on_drained()
         if not self._closed.done():
             self._closed.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -19,9 +20,10 @@ from aioparallel.errors import (
     ProtocolError,
     to_plain,
 )
+from aioparallel.memory import Handover, Segment, span
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Decoder, Frame, Kind, Limits, encode, size_of
 
 __all__ = ["Connection"]
 
@@ -93,6 +95,10 @@ class Connection(asyncio.BufferedProtocol):
         self._descriptor: int | None = None
         self._poll = select.poll()
         self._skips = self._vain = 0
+        self._handover = Handover()
+        #: What lies in segments that the far end has not opened yet, and how much, bytes.
+        self._lent: dict[tuple[int, int], tuple[Segment | None, int]] = {}
+        self._lent_size = 0
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
@@ -108,6 +114,11 @@ class Connection(asyncio.BufferedProtocol):
     def is_open(self) -> bool:
         """Whether frames can be sent."""
         return self._session is not None and self._session.is_open and not self._closing
+
+    @property
+    def shares(self) -> bool:
+        """Whether the far end can open segments of ours."""
+        return self._handover.accepted
 
     # Sending
 
@@ -125,6 +136,33 @@ class Connection(asyncio.BufferedProtocol):
         if not self._closing:
             self._out += pieces
             self.flush()
+
+    def forward(
+        self, frame: Frame, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE
+    ) -> list[Buffer]:
+        """Return what passes a frame on, as pieces to send here (`Frame.forward`).
+
+        The segment of a RESULT is held until the far end does; that of a command whoever sends it must hold until the
+        answer comes.
+        """
+        if frame.segment is None:
+            return frame.forward(kind, number, code=code, flags=flags, engine=engine)
+        pieces = frame.forward(kind, number, code=code, flags=flags, engine=engine, shares=self.shares)
+        if self.shares and kind == Kind.RESULT:
+            size = sum(frame.loan[2])
+            self._lent[number, engine] = frame.segment, size
+            self._lent_size += size
+            self._weigh()
+        return pieces
+
+    def offer_memory(self, token: bytes) -> None:
+        """Offer the far end that large payloads stay in memory both can see.
+
+        Args:
+            token: Random bytes.
+        """
+        if self.limits.share and (offer := self._handover.offer(token)) is not None:
+            self.send(encode(Kind.MEMORY, header=json.dumps(offer).encode()))
 
     def goodbye(self, error: ParallelError) -> None:
         """Say why, and close."""
@@ -173,13 +211,18 @@ class Connection(asyncio.BufferedProtocol):
             piece = self._slices.popleft()
             self._size -= len(piece)
             self._transport.write(piece)
-        if self._size > self.limits.outbox:
-            self.congested = True
-        elif self.congested and self._size <= self.limits.outbox // 2:
-            self.congested = False
-            self.on_drained()
+        self._weigh()
         if self._closing and not self._slices:
             self._finish()
+
+    def _weigh(self) -> None:
+        """Find out whether too much waits for the far end."""
+        waiting = self._size + self._lent_size
+        if waiting > self.limits.outbox:
+            self.congested = True
+        elif self.congested and waiting <= self.limits.outbox // 2:
+            self.congested = False
+            self.on_drained()
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
@@ -241,6 +284,8 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 session.heard(self._loop.time())
                 frames = self._decoder.buffer_updated(nbytes)
+                if self._decoder.about_memory:
+                    frames = self._without_memory(frames)
             if frames:
                 self._turn.deliver(self.on_frames, frames)
         except HandshakeError as error:
@@ -263,6 +308,33 @@ class Connection(asyncio.BufferedProtocol):
             self._decoder = session.decoder
             self._on_open(self)
         return frames
+
+    def _without_memory(self, frames: list[Frame]) -> list[Frame]:
+        """Do what frames say of shared memory; return the others, with what their payload lies in."""
+        assert self._decoder is not None
+        self._decoder.about_memory = False
+        others = []
+        for frame in frames:
+            if frame.kind == Kind.MEMORY:
+                if self.limits.share:
+                    for answer in self._handover.receive(frame.json()):
+                        self.send(encode(Kind.MEMORY, header=json.dumps(answer).encode()))
+            elif frame.kind == Kind.TAKEN:
+                self._lent_size -= self._lent.pop((frame.id, frame.engine), (None, 0))[1]
+                self._weigh()
+            else:
+                if frame.flags & SHARED:
+                    self._open(frame)
+                others.append(frame)
+        return others
+
+    def _open(self, frame: Frame) -> None:
+        """Hold what a SHARED frame's payload lies in."""
+        number, inode, lengths = frame.loan
+        with contextlib.suppress(OSError):
+            frame.segment = Segment.open(self._handover.peer, number, inode, span(lengths))
+        if frame.kind == Kind.RESULT:
+            self.send(encode(Kind.TAKEN, frame.id, engine=frame.engine))
 
     def read_here(self, seconds: float, *, alone: bool) -> bool:
         """Read once from the socket in the calling thread, while nobody runs the loop.
@@ -320,7 +392,8 @@ class Connection(asyncio.BufferedProtocol):
             self._timer.cancel()
         self._out.clear()
         self._slices.clear()
-        self._size = 0
+        self._lent.clear()
+        self._size = self._lent_size = 0
         self.on_lost(self._error or exc)
 
     # Ending

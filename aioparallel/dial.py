@@ -12,6 +12,7 @@ from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.errors import AccessDenied, ConnectionFailed, ControllerGone, HandshakeError
 from aioparallel.handshake import ClientHandshake
+from aioparallel.memory import TOKEN
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE, Peer
 from aioparallel.wire import Frame, Limits
@@ -51,7 +52,7 @@ async def connect(
     failures: list[str] = []
     for address in capability.addresses:
         try:
-            return await _connect_to(
+            connection, welcome = await _connect_to(
                 address,
                 capability,
                 on_frames=on_frames,
@@ -65,6 +66,9 @@ async def connect(
                     **(body or {}),
                 },
             )
+            if not transports.get(address).in_process:
+                connection.offer_memory(source.token(TOKEN))
+            return connection, welcome
         except (OSError, TimeoutError) as error:
             if isinstance(error, ConnectionFailed):
                 raise

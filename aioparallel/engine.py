@@ -60,6 +60,10 @@ class Upstream(Protocol):
         """Send frames, given as pieces."""
         ...
 
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+        """Return what passes a frame on, as pieces to send."""
+        ...
+
     def close(self, error: BaseException | None = None) -> None:
         """Close when what was sent is written; `on_lost` follows, with the error if there is one."""
         ...
@@ -321,6 +325,11 @@ class EngineHost:
             self._paused = True
             for seat in self._seats:
                 seat.pause_reading()
+
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+        """Return what passes a frame in shared memory on to the controller, as pieces to send."""
+        upstream = self._upstream
+        return [] if upstream is None else upstream.forward(frame, kind, number, code=code, engine=engine)
 
     def notify(self, event: str, seat: Seat, **about: Any) -> None:
         """Tell the controller what happened to an engine's kernel."""

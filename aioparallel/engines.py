@@ -118,7 +118,8 @@ class Engine:
             self._since = self._loop.time()
         self._under_way[number] = command
         self._exclusive = command.exclusive
-        self._link.connection.send(command.payload.forward(Kind.COMMAND, number, engine=self.id))
+        connection = self._link.connection
+        connection.send(connection.forward(command.payload, Kind.COMMAND, number, engine=self.id))
 
     def finished(self, frame: Frame) -> None:
         """Take the answer to a command."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from aioparallel.errors import ProtocolError
 from aioparallel.turn import Turn
-from aioparallel.wire import Buffer, Decoder, Frame, Limits, size_of
+from aioparallel.wire import SHARED, Buffer, Decoder, Frame, Limits, size_of
 
 __all__ = ["FrameSocket"]
 
@@ -27,6 +27,7 @@ class FrameSocket:
         limits: The bounds.
         on_frames: Called with the frames of one read.
         on_end: Called once when the other end has closed, or broken the rules.
+        on_shared: Called first with each frame whose payload lies in a segment.
     """
 
     def __init__(
@@ -35,12 +36,14 @@ class FrameSocket:
         limits: Limits,
         on_frames: Callable[[list[Frame]], None],
         on_end: Callable[[BaseException | None], None],
+        on_shared: Callable[[Frame], None] | None = None,
     ) -> None:
         self._socket = connected
         self._socket.setblocking(False)
         self._decoder = Decoder(limits)
         self._on_frames = on_frames
         self._on_end = on_end
+        self._on_shared = on_shared
         self._loop = asyncio.get_running_loop()
         self._turn = Turn.of_running_loop()
         self._out: list[Buffer] = []
@@ -98,6 +101,11 @@ class FrameSocket:
         self.reads += 1
         try:
             frames = self._decoder.buffer_updated(count)
+            if self._decoder.about_memory:
+                self._decoder.about_memory = False
+                for frame in frames:
+                    if frame.flags & SHARED and self._on_shared is not None:
+                        self._on_shared(frame)
             if frames:
                 self._turn.deliver(self._on_frames, frames)
         except ProtocolError as error:

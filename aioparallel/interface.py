@@ -222,6 +222,11 @@ class ClientProxy:
         """Send a frame."""
         self.connection.send(pieces)
 
+    def forward(self, result: Frame, number: int, *, flags: int, engine: int) -> None:
+        """Pass an engine's answer on as an answer to a call."""
+        connection = self.connection
+        connection.send(connection.forward(result, Kind.RESULT, number, code=result.code, flags=flags, engine=engine))
+
     def reply(self, number: int, value: Any) -> None:
         """Answer a call with a plain value."""
         header = json.dumps(value).encode()

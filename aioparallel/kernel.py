@@ -13,8 +13,10 @@ It speaks wire frames over one socket, with its host and nobody else; descriptor
 from __future__ import annotations
 
 import _thread
+import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -24,12 +26,26 @@ from types import FrameType
 from typing import Any
 
 from aioparallel.errors import MessageTooLarge
+from aioparallel.memory import AVAILABLE, Pool, Segment, span
 from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, OutputFile, Page
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
-from aioparallel.wire import RESULT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode, size_of
+from aioparallel.wire import (
+    RESULT_META,
+    SHARED,
+    Buffer,
+    Decoder,
+    Frame,
+    KernelCall,
+    Kind,
+    Limits,
+    Status,
+    encode,
+    encode_shared,
+    size_of,
+)
 
 __all__ = ["Coroutines", "Interrupts", "Kernel", "main"]
 
@@ -41,6 +57,8 @@ LATE = 0.001
 FULL = 65536
 #: The thread that sends what is late ends after so many looks that found nothing.
 LOOKS = 20
+#: Seconds for which memory that a large result was in is kept for the next one.
+IDLE = 2.0
 #: Most buffers that one `writev` takes (IOV_MAX is 1024 everywhere).
 VECTOR = 512
 #: Exit status when the user's code has closed the socket.
@@ -166,10 +184,14 @@ class Kernel:
         page: The words shared with the host.
         outputs: The files behind stdout and stderr.
         limits: The bounds.
+        host: The host's pid, if we can open each other's segments.
     """
 
-    def __init__(self, wire: int, page: Page, outputs: tuple[OutputFile, OutputFile], limits: Limits) -> None:
+    def __init__(
+        self, wire: int, page: Page, outputs: tuple[OutputFile, OutputFile], limits: Limits, host: int = 0
+    ) -> None:
         self._wire = wire
+        self._host = host
         self._words = page.words
         self._outputs = outputs
         self._limits = limits
@@ -188,6 +210,12 @@ class Kernel:
         self._out: list[Buffer] = []
         self._out_size = 0
         self._out_since = 0.0
+        #: What results in shared memory lie in that the host does not hold yet, in the order in which they were sent.
+        self._lent: deque[Segment] = deque()
+        self._taken = 0
+        self._pool = Pool(limits.outbox)
+        self._waiter = select.poll()
+        self._waiter.register(wire, select.POLLIN)
         self._helping = False
         self._forked = False
 
@@ -213,6 +241,9 @@ class Kernel:
 
     def _read(self) -> bool:
         """Wait for bytes and take the frames in them; return False at the end."""
+        while len(self._pool) and not self._waiter.poll(IDLE * 1000):
+            self._take_back()
+            self._pool.trim()
         try:
             count = os.readv(self._wire, [self._decoder.get_buffer()])
         except ConnectionResetError:
@@ -241,6 +272,10 @@ class Kernel:
 
     def _perform(self, frame: Frame) -> None:
         number = frame.id
+        while self._lent and self._taken + len(self._lent) > self._words[TAKEN]:
+            # If this one were to end the process, results that the host does not hold yet would be lost with it.
+            self._flush()
+            time.sleep(LATE / 10)
         # Set before the host's word is read: one who withdraws it sees that it runs, or is seen.
         self._words[RUNNING] = number
         while self._words[CANCELS] != self._cancels and number not in self._cancelled:
@@ -256,8 +291,9 @@ class Kernel:
             self._send(encode(Kind.RESULT, number, code=Status.CANCELLED), gather=bool(self._pending))
             return
         started, since = SYSTEM.wall(), time.perf_counter()
-        good, payload = self._run(number, frame.buffers)
+        good, payload = self._run(frame)
         now = time.perf_counter()
+        frame.segment = None
         if self._forked:
             # A child of the user's that came back out of the user's code has no business here.
             os._exit(0)
@@ -268,11 +304,14 @@ class Kernel:
         self._streak = self._streak + 1 if now - since < SHORT else 0
         self._send(pieces, gather=self._streak > STREAK and bool(self._pending), now=now)
 
-    def _run(self, number: int, buffers: Sequence[Buffer]) -> tuple[bool, list[Buffer]]:
+    def _run(self, frame: Frame) -> tuple[bool, list[Buffer]]:
         assert self._namespace is not None
-        self._interrupts.command = number
+        self._interrupts.command = frame.id
         try:
-            return self._namespace.run(buffers)
+            if frame.flags & SHARED:
+                host, inode, lengths = frame.loan
+                frame.segment = Segment.open(self._host, host, inode, span(lengths))
+            return self._namespace.run(frame.buffers)
         except BaseException as error:
             # An interrupt on the last step out of the user's code: then the command has been interrupted.
             self._interrupts.shut()
@@ -284,12 +323,24 @@ class Kernel:
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))
         code, limit = Status.OK if good else Status.ERROR, self._limits.message
+        if self._host and self._limits.share <= size_of(payload) <= limit:
+            self._take_back()
+            loan = self._pool.lend(payload)
+            if loan is not None:
+                self._lent.append(loan[0])
+                return encode_shared(Kind.RESULT, number, *loan, code=code, header=header)
         try:
             return encode(Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit)
         except MessageTooLarge as error:
             assert self._namespace is not None
             payload = pack_error(error, engine_id=self._namespace.engine_id)
             return encode(Kind.RESULT, number, code=Status.ERROR, header=header, buffers=payload)
+
+    def _take_back(self) -> None:
+        """Use again what results lay in that the host holds by itself now."""
+        while self._lent and self._taken < self._words[TAKEN]:
+            self._taken += 1
+            self._pool.take_back(self._lent.popleft())
 
     # Answering
 
@@ -378,9 +429,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = {name.removeprefix("--"): int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     die_with_parent(options["parent"])
-    limits = Limits(message=options["message"], header=options["header"], output=options["output"])
+    names = ("message", "header", "output", "outbox", "share")
+    limits = Limits(**{name: options[name] for name in names})
     os.set_inheritable(options["fd"], False)
     page = Page(options["shared"])
+    host = options["parent"] if limits.share and AVAILABLE and _is_open(options["parent"], options["shared"]) else 0
     os.close(options["shared"])  # the memory stays
     # Descriptors of our own: the user's code may close 1 and 2 or make them lead elsewhere.
     outputs = OutputFile(os.dup(1), page, 0), OutputFile(os.dup(2), page, 1)
@@ -388,12 +441,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stream.reconfigure(encoding="utf-8", errors="backslashreplace", write_through=True)  # type: ignore[union-attr]
     sys.argv = [""]
     try:
-        Kernel(options["fd"], page, outputs, limits).serve()
+        Kernel(options["fd"], page, outputs, limits, host).serve()
     except OSError as error:
         os.write(2, f"user code has closed the kernel's own files: {error}\n".encode())
         os._exit(EX_IOERR)
     # At once: the user's threads, children and exit handlers have nobody left to work for.
     os._exit(0)
+
+
+def _is_open(pid: int, number: int) -> bool:
+    """Whether a descriptor that we share with another process can be opened over there."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/{number}"), os.fstat(number))
+    return False
 
 
 if __name__ == "__main__":

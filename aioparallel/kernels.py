@@ -16,8 +16,9 @@ from typing import TypeAlias
 
 from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
+from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
-from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
+from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.wire import Buffer, Frame, Kind, Limits, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
@@ -80,6 +81,11 @@ class Kernel(ABC):
     @abstractmethod
     def running(self) -> int | None:
         """The id of the command that it runs right now, or None."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether it can open segments of ours."""
+        return False
 
     @abstractmethod
     def start(self) -> None:
@@ -150,6 +156,7 @@ class ProcessKernel(Kernel):
         self._page: Page | None = None
         self._outputs: list[OutputFile] = []
         self._drained = False
+        self._shares: bool | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
 
     def __repr__(self) -> str:
@@ -165,6 +172,17 @@ class ProcessKernel(Kernel):
         """The id of the command that it runs right now, or None."""
         number = NONE if self._page is None else self._page.words[RUNNING]
         return None if number == NONE else number
+
+    @property
+    def shares(self) -> bool:
+        """Whether it can open segments of ours: as well as we can see its files."""
+        if self._shares is None:
+            self._shares = False
+            if AVAILABLE and self._options.limits.share and self._process is not None:
+                with contextlib.suppress(OSError, IndexError):
+                    theirs = os.stat(f"/proc/{self._process.pid}/fd/1")
+                    self._shares = os.path.samestat(theirs, os.fstat(self._outputs[0].number))
+        return self._shares
 
     def start(self) -> None:
         """Start it, from the thread that is to outlive it.
@@ -190,7 +208,7 @@ class ProcessKernel(Kernel):
                 )
             undo.pop_all()
         self._process.exited.add_done_callback(self._exited)
-        self._socket = FrameSocket(ours, self._options.limits, self._frames, self._socket_ended)
+        self._socket = FrameSocket(ours, self._options.limits, self._frames, self._socket_ended, self._open)
 
     def _command(self, wire: int, page: int) -> list[str]:
         limits = self._options.limits
@@ -201,6 +219,8 @@ class ProcessKernel(Kernel):
             "message": limits.message,
             "header": limits.header,
             "output": limits.output,
+            "outbox": limits.outbox,
+            "share": limits.share,
         }
         # -u: C's stdio is unbuffered too; -P: no `''` on sys.path, so nothing in this directory hides a module of ours
         # or Python's while it starts; faulthandler: a crash leaves its traceback in the last output.
@@ -257,6 +277,15 @@ class ProcessKernel(Kernel):
         await self._process.aclose(grace)
         self._over_now()
         await asyncio.wait([self._over])
+
+    def _open(self, frame: Frame) -> None:
+        """Hold what a result in shared memory lies in, and say so."""
+        number, inode, lengths = frame.loan
+        assert self._process is not None
+        with contextlib.suppress(OSError):
+            frame.segment = Segment.open(self._process.pid, number, inode, span(lengths))
+        if self._page is not None:
+            self._page.words[TAKEN] += 1
 
     def _frames(self, frames: list[Frame]) -> None:
         if not self._over.done():

@@ -149,8 +149,8 @@ class Namespace:
         return [value, *[function(*row) for row in rows]]
 
     @verb
-    def push(self, values: dict[str, Any]) -> None:
-        """Set names.
+    def push(self, values: dict[str, Any], readonly: bool = False) -> None:
+        """Set names; with `readonly` arrays among the values can't be changed in place.
 
         Raises:
             TypeError: A name that is not a string.
@@ -158,6 +158,10 @@ class Namespace:
         for name in values:
             if not isinstance(name, str):
                 raise TypeError(f"names must be strings, not {type(name).__name__}: {name!r}")
+        if readonly:
+            for value in values.values():
+                if hasattr(value, "setflags"):
+                    value.setflags(write=False)
         self.names.update(values)
 
     @verb

@@ -21,7 +21,7 @@ NAMES = {
     "execute": ("verb", "code"),
     "apply": ("verb", "f", "args", "kwargs"),
     "map": ("verb", "f", "args"),
-    "push": ("verb", "names"),
+    "push": ("verb", "names", "readonly"),
     "pull": ("verb", "names"),
     "keys": ("verb",),
     "reset": ("verb",),

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
@@ -37,6 +38,10 @@ class SeatHost(Protocol):
 
     def send(self, pieces: Iterable[Buffer]) -> None:
         """Send frames to the controller."""
+        ...
+
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+        """Return what passes a frame in shared memory on to the controller, as pieces to send."""
         ...
 
     def notify(self, event: str, seat: Seat, **about: Any) -> None:
@@ -129,8 +134,9 @@ class Seat:
         self._reason = ""
         self._worked = False
         self._why_broken = ""
-        self._unanswered: dict[int, None] = {}
-        self._waiting: dict[int, list[Buffer]] = {}
+        #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
+        self._unanswered: dict[int, Any] = {}
+        self._waiting: dict[int, Frame] = {}
         self._restarts: list[Answer] = []
         self._stops: list[Answer] = []
         self._restarting = False
@@ -185,9 +191,8 @@ class Seat:
             self.announced = self.pid
             self._host.notify("kernel_restarted", self)
         waiting, self._waiting = self._waiting, {}
-        for number, pieces in waiting.items():
-            self._unanswered[number] = None
-            self._kernel.send(pieces)
+        for frame in waiting.values():
+            self._pass_on(frame)
         self._answer_restarts(None)
 
     def _ended(self, returncode: int, output: str) -> None:
@@ -247,20 +252,25 @@ class Seat:
 
     def command(self, frame: Frame) -> None:
         """Pass a command on, or keep it until there is a kernel."""
-        number = frame.id
-        pieces = frame.forward(Kind.COMMAND, number)
         if self.state == "working":
-            assert self._kernel is not None
             if not self._unanswered:
                 self._host.seat_busy()
-            self._unanswered[number] = None
-            self._kernel.send(pieces)
+            self._pass_on(frame)
         elif self.state == "broken":
             self._fault(
-                number, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
+                frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
             )
         else:
-            self._waiting[number] = pieces
+            self._waiting[frame.id] = frame
+
+    def _pass_on(self, frame: Frame) -> None:
+        kernel, number = self._kernel, frame.id
+        assert kernel is not None
+        self._unanswered[number] = frame.segment
+        if frame.segment is None:
+            kernel.send(frame.forward(Kind.COMMAND, number))
+        else:
+            kernel.send(frame.forward(Kind.COMMAND, number, shares=kernel.shares))
 
     def cancel(self, number: int) -> None:
         """Withdraw a command; one that runs is interrupted."""
@@ -325,7 +335,8 @@ class Seat:
             if frame.kind == Kind.RESULT:
                 if frame.id in self._unanswered:
                     del self._unanswered[frame.id]
-                    pieces += frame.forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
+                    forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
+                    pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
             elif frame.kind == Kind.NOTICE and self.state == "starting":
                 self._up(frame.json())
         if pieces:

@@ -8,6 +8,7 @@ Both are files without a name, made by the host and inherited by the kernel. The
        2  kernel      RUNNING    id of the command that runs, or `NONE`
      3+2n  kernel     MARK       how far stream n (0 stdout, 1 stderr) has been handed over, bytes
      4+2n  both       LOST       how much the host has cut out of it since then, bytes
+       7  host        TAKEN      how many results in shared memory it holds by itself now, or has held
 
 A stream's file is opened for appending, so C code, child processes and Python all add to it in the order in which they
 write, none of them ever waits for a reader, and it is still there to be read when the kernel is not.
@@ -19,9 +20,9 @@ import mmap
 import os
 from typing import Self
 
-__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "NOTE", "RUNNING", "OutputFile", "Page"]
+__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "NOTE", "RUNNING", "TAKEN", "OutputFile", "Page"]
 
-INTERRUPT, CANCELS, RUNNING, STREAMS = 0, 1, 2, 3
+INTERRUPT, CANCELS, RUNNING, STREAMS, TAKEN = 0, 1, 2, 3, 7
 #: Not an id: whichever command runs.
 ANY = 2**64 - 1
 #: Not an id: no command.

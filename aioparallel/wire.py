@@ -30,13 +30,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from aioparallel.errors import MessageTooLarge, ProtocolError
+from aioparallel.errors import DeserializationError, MessageTooLarge, ProtocolError
 
 __all__ = [
     "HEAD",
     "LAST",
     "NO_ENGINE",
     "RESULT_META",
+    "SHARED",
     "SMALL",
     "Buffer",
     "Decoder",
@@ -48,6 +49,7 @@ __all__ = [
     "Limits",
     "Status",
     "encode",
+    "encode_shared",
     "size_of",
 ]
 
@@ -62,6 +64,10 @@ CHUNK = 262144
 NO_ENGINE = 0xFFFF
 #: Flag of the last RESULT that answers a CALL: with several targets each engine answers for itself.
 LAST = 1
+#: Flag of a frame whose payload lies in a segment of memory (`memory.Segment`); instead it has where: the segment's
+#: descriptor at the sender and its inode, then the length of each buffer, u64.
+SHARED = 2
+LOAN = struct.Struct("<IQ")
 
 
 class Kind(enum.IntEnum):
@@ -74,6 +80,12 @@ class Kind(enum.IntEnum):
     CANCEL = 5  # the CALL or COMMAND with this id is no longer wanted
     NOTICE = 6  # something happened (JSON header); no answer
     GOODBYE = 7  # the sender closes; the header says why, as JSON
+    MEMORY = 9  # can you open what I hold? (JSON header, `memory.Handover`)
+    TAKEN = 10  # the segment of the RESULT with this id and engine is held here now
+
+
+_KINDS = frozenset(Kind)
+_ABOUT_MEMORY = frozenset((Kind.MEMORY, Kind.TAKEN))
 
 
 class Status(enum.IntEnum):
@@ -119,6 +131,7 @@ class Limits:
         suspect: Seconds of silence after which a peer is called suspect.
         dead: Seconds of silence after which a peer is given up.
         stuck: Seconds that a slow reader may take none of its outbox before it is disconnected.
+        share: Payloads from this size on, bytes, stay in memory that processes of one machine share; 0 shares none.
     """
 
     message: int = 2**30
@@ -130,6 +143,7 @@ class Limits:
     suspect: float = 6.0
     dead: float = 10.0
     stuck: float = 30.0
+    share: int = 2**19
 
 
 class Frame:
@@ -139,9 +153,10 @@ class Frame:
         size: Length of what follows the head, bytes.
         kind, flags, code, id, engine: As in the byte table.
         body: What follows the head, in one piece (a small frame) or as header and table, then each buffer.
+        segment: Of a SHARED frame: what its payload lies in, as held here (`memory.Segment`), once it was opened.
     """
 
-    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind", "size")
+    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind", "segment", "size")
 
     def __init__(
         self,
@@ -164,6 +179,7 @@ class Frame:
         self._count = count
         self._header = header
         self.body = body
+        self.segment: Any = None
 
     def __repr__(self) -> str:
         return f"<Frame {Kind(self.kind).name} id={self.id} engine={self.engine} code={self.code} {self.size} bytes>"
@@ -175,7 +191,34 @@ class Frame:
 
     @property
     def buffers(self) -> list[Buffer]:
-        """The payload's buffers: those of a large frame writable and in place, those of a small one views."""
+        """The payload's buffers: those of a large frame writable and in place, those of a small one views.
+
+        Raises:
+            DeserializationError: It is a SHARED frame whose segment was not to be had.
+            OSError: There is no memory or no descriptor for it.
+        """
+        if not self.flags & SHARED:
+            return self._buffers()
+        if self.segment is None:
+            raise DeserializationError("the shared memory that this message was in is gone, or can't be opened here")
+        buffers: list[Buffer] = self.segment.buffers(self.loan[2])
+        return buffers
+
+    @property
+    def loan(self) -> tuple[int, int, tuple[int, ...]]:
+        """Of a SHARED frame: the segment's descriptor at the sender, its inode, and the buffers' lengths.
+
+        Raises:
+            ProtocolError: It does not say.
+        """
+        try:
+            (where,) = self._buffers()
+            number, inode = LOAN.unpack_from(where)
+            return number, inode, struct.unpack(f"<{(len(where) - LOAN.size) // 8}Q", where[LOAN.size :])
+        except (ValueError, struct.error):
+            raise ProtocolError("a SHARED frame that does not say where its payload is") from None
+
+    def _buffers(self) -> list[Buffer]:
         if len(self.body) > 1:
             return self.body[1:]
         whole = memoryview(self.body[0])
@@ -200,9 +243,28 @@ class Frame:
             raise ProtocolError("a header that is not JSON") from None
 
     def forward(
-        self, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE
+        self, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE, shares: bool = True
     ) -> list[Buffer]:
-        """Return the same header and payload under a new head, as pieces to send."""
+        """Return the same header and payload under a new head, as pieces to send.
+
+        Args:
+            kind: A `Kind`.
+            number: The frame's id.
+            code: Operation or status.
+            flags: `LAST` or 0.
+            engine: Which engine.
+            shares: Whether the receiver can open our segments; otherwise the payload goes into the frame.
+        """
+        if self.segment is not None:
+            header = self.header
+            if not shares:
+                return encode(kind, number, code=code, flags=flags, engine=engine, header=header, buffers=self.buffers)
+            lengths = self.loan[2]
+            return encode_shared(
+                kind, number, self.segment, lengths, code=code, flags=flags, engine=engine, header=header
+            )
+        # One whose segment was not to be had is passed on as it is: whoever wants to unpack it, says so.
+        flags |= self.flags & SHARED
         head = HEAD.pack(self.size, kind, flags, code, number, engine, self._count, self._header)
         return [head, *self.body]
 
@@ -260,15 +322,46 @@ def encode(
     return pieces
 
 
+def encode_shared(
+    kind: int,
+    number: int,
+    segment: Any,
+    lengths: Sequence[int],
+    *,
+    code: int = 0,
+    flags: int = 0,
+    engine: int = NO_ENGINE,
+    header: bytes = b"",
+) -> list[Buffer]:
+    """Return a frame whose payload lies in a segment, as pieces to send.
+
+    Args:
+        kind: A `Kind`.
+        number: The frame's id.
+        segment: Where the payload is (`memory.Segment`); to be held until the receiver holds it.
+        lengths: The length of each of its buffers, bytes.
+        code: Operation or status.
+        flags: `LAST` or 0.
+        engine: Which engine.
+        header: The header's bytes.
+    """
+    loan = LOAN.pack(segment.number, segment.inode) + struct.pack(f"<{len(lengths)}Q", *lengths)
+    return encode(kind, number, code=code, flags=flags | SHARED, engine=engine, header=header, buffers=[loan])
+
+
 class Decoder:
     """Bytes in, frames out.
 
     Memory for what comes next is handed out (`get_buffer`), so that the buffers of a large frame are read
     straight into their place. Rules: a head is checked before anything is allocated for it; after a
     `ProtocolError` the decoder must not be fed again.
+
+    Attributes:
+        about_memory: Set when a frame has come that is SHARED or about shared memory; whoever looks resets it.
     """
 
     def __init__(self, limits: Limits) -> None:
+        self.about_memory = False
         self._limits = limits
         # Below this a head with one buffer, a known kind and a header within its length needs no further check.
         self._largest = min(limits.message, limits.header)
@@ -351,8 +444,10 @@ class Decoder:
         self._filled = rest
 
     def _check(self, length: int, kind: int, flags: int, count: int, header: int) -> None:
-        if not 1 <= kind <= 7 or flags & ~LAST:
+        if kind not in _KINDS or flags & ~(LAST | SHARED):
             raise ProtocolError(f"a frame of unknown kind {kind} or flags {flags:#x}")
+        if flags & SHARED or kind in _ABOUT_MEMORY:
+            self.about_memory = True
         if length > self._limits.message:
             raise ProtocolError(f"a frame of {length:,} bytes; the limit is {self._limits.message:,}")
         table = 4 * count if count > 1 else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,8 @@ async def main():
 asyncio.run(main())
 assert "aioparallel.serialize" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    env = os.environ | {"PYTHONASYNCIODEBUG": ""}  # which would tell of a slow machine
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
     assert (done.stdout, done.stderr) == ("['admin', 'monitor', 'multiengine', 'task']\n", "")
 
 

@@ -87,6 +87,9 @@ class Played:
             else:
                 self._answers.pop(frame.id).set_result(frame)
 
+    def forward(self, frame: Frame, kind: int, number: int, **head: Any) -> Any:
+        return frame.forward(kind, number, shares=False, **head)
+
     def close(self, error: BaseException | None = None) -> None:
         self.closed = True
         asyncio.get_running_loop().call_soon(self.lose, error)

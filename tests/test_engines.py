@@ -33,6 +33,9 @@ class FakeConnection:
     def send(self, pieces: Any) -> None:
         self.sent += self._decoder.feed(b"".join(map(bytes, pieces)))
 
+    def forward(self, frame: Frame, kind: int, number: int, **head: Any) -> Any:
+        return frame.forward(kind, number, **head)
+
     def take(self) -> list[Frame]:
         sent, self.sent = self.sent, []
         return sent

@@ -31,6 +31,7 @@ from aioparallel.handshake import pack
 from aioparallel.identity import ALPN
 from aioparallel.interface import ClientProxy
 from aioparallel.interfaces.monitor import MonitorClient
+from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.
@@ -250,7 +251,8 @@ def test_honest_client_works_among_all_of_them(run: Run, directory: Path, entere
             async with MonitorClient(there.capability()) as late:
                 assert (await late.status())["clients"] == {"monitor": 2}
             await asyncio.gather(*attacks)
-            assert sorted(waits)[len(waits) // 2] < 0.25
+            # Nobody waited until the attackers' time was up.
+            assert max(waits) < HANDSHAKE
             # Two clients were heard, and nobody else.
             assert len({id(owner) for owner in entered}) == 2
 
@@ -305,6 +307,8 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
                     data = attacks[number % len(attacks)]
                     writer.write(data if data is AUTH else struct.pack(">I", 2**31 + start + number) + data)
                 await asyncio.gather(*map(gone, wave))
+                while len(there.controller._gate):  # those who have yet to leave would be evicted for the next
+                    await asyncio.sleep(0)
             async with MonitorClient(there.capability()) as client:
                 await client.status()
             assert len({id(owner) for owner in entered}) == 1

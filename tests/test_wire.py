@@ -243,7 +243,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "kind 0": (head(kind=0), "unknown kind 0"),
     "kind 8": (head(kind=8), "unknown kind 8"),
     "kind 255": (head(kind=255), "unknown kind 255"),
-    "reserved flag": (head(flags=2), "flags 0x2"),
+    "reserved flag": (head(flags=4), "flags 0x4"),
     "every flag": (head(flags=255), "flags 0xff"),
     "above the limit": (head(2**20 + 1, count=1, header=0), "the limit is 1,048,576"),
     "4 GiB": (head(2**32 - 1, count=1, header=0), "the limit is 1,048,576"),

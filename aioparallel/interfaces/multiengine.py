@@ -10,7 +10,7 @@ from aioparallel.channel import Client
 from aioparallel.errors import NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.queues import Command
-from aioparallel.wire import LAST, Frame, Kind, Status
+from aioparallel.wire import LAST, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -53,9 +53,7 @@ class _Submission:
             self.client.calls.pop(self.frame.id, None)
             self.client.release(self.frame.size)
         if isinstance(result, Frame):
-            self.client.send(
-                result.forward(Kind.RESULT, self.frame.id, code=result.code, flags=flags, engine=engine.id)
-            )
+            self.client.forward(result, self.frame.id, flags=flags, engine=engine.id)
         else:
             self.client.fault(self.frame.id, result, engine=engine.id, last=bool(flags))
 

@@ -15,7 +15,7 @@ from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.queues import Command
 from aioparallel.results import NAMES, name_of, outputs, value_of
 from aioparallel.scheduler import LeastLoaded
-from aioparallel.wire import LAST, RESULT_META, Frame, Kind, Status
+from aioparallel.wire import LAST, RESULT_META, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -117,9 +117,7 @@ class TaskInterface(Interface):
             self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1] if ran else None)
             if not task.withdrawn:
                 self._answered(task)
-                task.client.send(
-                    result.forward(Kind.RESULT, task.payload.id, code=result.code, flags=LAST, engine=engine.id)
-                )
+                task.client.forward(result, task.payload.id, flags=LAST, engine=engine.id)
         else:
             if isinstance(result, EngineLost):
                 self._scheduler.engine_left(engine.id)

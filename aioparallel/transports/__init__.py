@@ -59,10 +59,12 @@ class Transport(ABC):
     Attributes:
         scheme: What its addresses begin with.
         needs_identity: Whether to listen it needs the controller's key and certificate.
+        in_process: Whether both ends are in one process.
     """
 
     scheme: ClassVar[str]
     needs_identity: ClassVar[bool] = False
+    in_process: ClassVar[bool] = False
 
     @abstractmethod
     async def connect(

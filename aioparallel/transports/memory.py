@@ -26,6 +26,7 @@ class MemoryTransport(Transport):
     """Bytes passed by hand from one protocol to another on the same loop."""
 
     scheme: ClassVar[str] = "memory"
+    in_process: ClassVar[bool] = True
 
     async def connect(
         self, address: str, protocol_factory: Callable[[], asyncio.BaseProtocol], *, peer: Peer
