@@ -47,7 +47,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     monkeypatch.setattr(transports, "HANDSHAKE", HANDSHAKE)
     with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 5))
+        yield lambda work: runner.run(asyncio.wait_for(work, 60))
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_attacker_reaches_nothing_and_is_gone_in_time(
                 streams[1].write(ATTACKS[attack])
                 await streams[1].drain()
             heard = await gone(streams)
-            assert loop.time() - began < HANDSHAKE + 1.0
+            assert loop.time() - began < HANDSHAKE + 5.0
             said_no_more_than_denied(heard, kind)
             assert entered == []
             assert [event for event in there.events if not isinstance(event, PeerRefused)] == []
@@ -222,7 +222,7 @@ def test_dripping_bytes_do_not_buy_time(run: Run, directory: Path, entered: list
                     streams[1].write(bytes([byte]))
                 await asyncio.wait([hanging_up], timeout=0.01)
             said_no_more_than_denied(await hanging_up, kind)
-            assert loop.time() - began < HANDSHAKE + 1.0
+            assert loop.time() - began < HANDSHAKE + 5.0
             assert entered == []
 
     run(main())
@@ -290,8 +290,14 @@ def test_200_silent_sockets(
 
 @pytest.mark.parametrize("kind", ["unix", "tls"])
 def test_a_flood_of_garbage_is_no_flood_of_words(
-    run: Run, directory: Path, entered: list[object], caplog: pytest.LogCaptureFixture, kind: str
+    run: Run,
+    directory: Path,
+    entered: list[object],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
+    monkeypatch.setattr(transports, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
     floods = {"unix": (300, [ATTACKS["garbage"], ATTACKS["length 4097"], AUTH]), "tls": (60, [AUTH])}
     many, attacks = floods[kind]
 
