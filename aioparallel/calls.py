@@ -162,14 +162,8 @@ class MultiEngineCalls(SequenceCalls):
     ) -> Any:
         """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
         chosen_ones = self._plain(targets)
-        finish: Finish = functools.partial(
-            collect,
-            method=method or verb,
-            targets=None if isinstance(chosen_ones, str) else chosen_ones,
-            bare=then is None and self._is_bare(targets),
-        )
-        if then is not None:
-            finish = _followed_by(then, finish)
+        order = None if isinstance(chosen_ones, str) else chosen_ones
+        finish = _collected(method or verb, order, self._is_bare(targets), then)
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
@@ -191,10 +185,7 @@ class MultiEngineCalls(SequenceCalls):
         except OperationError as error:
             # Told when the answer is asked for, as the controller tells it of calls that it refuses.
             return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
-        bare = then is None and self._is_bare(targets)
-        finish: Finish = functools.partial(collect, method=method, targets=ids, bare=bare)
-        if then is not None:
-            finish = _followed_by(then, finish)
+        finish = _collected(method, ids, self._is_bare(targets), then)
         pack = serializer().pack
         calls = [
             (
@@ -262,8 +253,11 @@ def _no_such_engine(target: int, known: list[int]) -> InvalidEngineID:
     return InvalidEngineID(f"there is no engine {target}; engines: {', '.join(map(str, known)) or 'none'}")
 
 
-def _followed_by(then: Callable[[list[Any]], Any], finish: Finish) -> Finish:
-    return lambda frames: then(finish(frames))
+def _collected(method: str, targets: list[int] | None, bare: bool, then: Callable[[list[Any]], Any] | None) -> Finish:
+    """Return what makes a call's value of its answers; see `collect` and `_command`."""
+    if then is None:
+        return functools.partial(collect, method=method, targets=targets, bare=bare)
+    return lambda frames: then(collect(frames, method=method, targets=targets, bare=False))
 
 
 def _refuse(error: OperationError, frames: list[Frame]) -> Any:

@@ -356,7 +356,7 @@ class Channel:
         self._partial.clear()
         self._on_drained()
         if not self._introduced.done():
-            self._introduced.set_exception(self._error)
+            self._introduced.set_exception(ConnectionLost(str(self._error)))
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -468,6 +468,7 @@ class Client:
     def _deliver(self, handle: Any, block: bool | None) -> Any:
         """Hand a call's handle to the caller: here it is awaited, so there is nothing to block."""
         if block:
+            handle.cancel()
             raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
         return handle
 
