@@ -5,19 +5,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from aioparallel.channel import Finish, plain_value, serializer
-from aioparallel.errors import InvalidEngineID
+from aioparallel.errors import InvalidEngineID, NoEnginesRegistered, OperationError
 from aioparallel.results import NAMES, QueueStatusList, collect, name_of
+from aioparallel.sequences import SequenceCalls, Targets
 from aioparallel.wire import Frame
 
 __all__ = ["MultiEngineCalls", "Targets", "View"]
 
-Targets: TypeAlias = int | str | Sequence[int]
 
-
-class MultiEngineCalls:
+class MultiEngineCalls(SequenceCalls):
     """What can be asked of engines; the same for the asyncio face, the blocking face and their views.
 
     Every method takes `targets` (an engine id, "all", or a sequence of ids; the attribute `targets` is the
@@ -38,6 +37,7 @@ class MultiEngineCalls:
 
     # What a face provides.
     _begin: Callable[..., Any]
+    _begin_each: Callable[..., Any]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
     _known_ids: Callable[[], list[int]]
@@ -149,7 +149,7 @@ class MultiEngineCalls:
             if key < 0 and -key <= len(ids):
                 key = ids[key]
             if key not in ids:
-                raise InvalidEngineID(f"there is no engine {key}; engines: {', '.join(map(str, ids)) or 'none'}")
+                raise _no_such_engine(key, ids)
             return self._view(self, [key], bare=True)
         return self._view(self, self._plain(key), bare=False)
 
@@ -167,18 +167,76 @@ class MultiEngineCalls:
         return True
 
     def _command(
-        self, verb: str, arguments: tuple[Any, ...], targets: Targets | None, block: bool | None, label: str = ""
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        targets: Targets | None,
+        block: bool | None,
+        label: str = "",
+        *,
+        method: str = "",
+        then: Callable[[list[Any]], Any] | None = None,
     ) -> Any:
+        """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
         chosen_ones = self._plain(targets)
-        finish = functools.partial(
-            collect,
-            method=verb,
-            targets=None if isinstance(chosen_ones, str) else chosen_ones,
-            bare=self._bare and targets is None,
-        )
+        order = None if isinstance(chosen_ones, str) else chosen_ones
+        finish = _collected(method or verb, order, self._is_bare(targets), then)
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
+
+    def _command_each(
+        self,
+        verb: str,
+        arguments: Callable[[int], list[tuple[Any, ...]]],
+        targets: Targets | None,
+        block: bool | None,
+        *,
+        label: str,
+        method: str,
+        then: Callable[[list[Any]], Any] | None = None,
+    ) -> Any:
+        """Ask each target something of its own, as one call; `arguments` gives them for so many targets."""
+        try:
+            ids = self._resolved(self._plain(targets))
+        except OperationError as error:
+            # Told when the answer is asked for, as the controller tells it of calls that it refuses.
+            return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
+        finish = _collected(method, ids, self._is_bare(targets), then)
+        pack = serializer().pack
+        calls = [
+            (
+                json.dumps({"targets": [target], "label": label[:80]}).encode(),
+                pack((verb, *each), name=NAMES[verb]),
+            )
+            for target, each in zip(ids, arguments(len(ids)), strict=True)
+        ]
+        return self._deliver(self._begin_each("submit", finish, calls), block)
+
+    def _resolved(self, targets: str | list[int]) -> list[int]:
+        """Return the ids that targets name among the engines of this moment.
+
+        Raises:
+            NoEnginesRegistered, InvalidEngineID, OperationError: As the controller would say it.
+        """
+        if isinstance(targets, list) and len(targets) == 1:
+            return targets  # a single call, which the controller refuses as a whole
+        known = self._present_ids()
+        ids = known if isinstance(targets, str) else targets
+        if not ids:
+            raise NoEnginesRegistered
+        for target in ids:
+            if target not in known:
+                raise _no_such_engine(target, known)
+        if len(set(ids)) != len(ids):
+            raise OperationError(f"targets name an engine twice: {ids!r}")
+        return ids
+
+    def _present_ids(self) -> list[int]:
+        return self._known_ids()
+
+    def _is_bare(self, targets: Targets | None) -> bool:
+        return self._bare and targets is None
 
     def _plain(self, targets: Targets | None) -> str | list[int]:
         """Return targets as they travel.
@@ -208,6 +266,21 @@ class MultiEngineCalls:
         return finish
 
 
+def _no_such_engine(target: int, known: list[int]) -> InvalidEngineID:
+    return InvalidEngineID(f"there is no engine {target}; engines: {', '.join(map(str, known)) or 'none'}")
+
+
+def _collected(method: str, targets: list[int] | None, bare: bool, then: Callable[[list[Any]], Any] | None) -> Finish:
+    """Return what makes a call's value of its answers; see `collect` and `_command`."""
+    if then is None:
+        return functools.partial(collect, method=method, targets=targets, bare=bare)
+    return lambda frames: then(collect(frames, method=method, targets=targets, bare=False))
+
+
+def _refuse(error: OperationError, frames: list[Frame]) -> Any:
+    raise error
+
+
 class View(MultiEngineCalls):
     """Some engines of a client: the same methods, with those as targets."""
 
@@ -216,12 +289,17 @@ class View(MultiEngineCalls):
         self._client = client
         self._bare = bare
         self._begin = client._begin
+        self._begin_each = client._begin_each
         self._deliver = client._deliver
         self._operate = client._operate
         self._view = client._view
 
     def __repr__(self) -> str:
         return f"<View of engines {self.targets} of {self._client!r}>"
+
+    def _present_ids(self) -> list[int]:
+        # Those of the client: a call through a view may name others than its own.
+        return self._client._present_ids()
 
     def _known_ids(self) -> list[int]:
         ids = self._client._known_ids()

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 from aioparallel.capability import Capability, capability_path, environment_capability
 from aioparallel.connection import Connection
@@ -33,9 +33,21 @@ from aioparallel.errors import (
 )
 from aioparallel.memory import Pool, Segment
 from aioparallel.source import SYSTEM, Source
+from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode, encode_shared, size_of
 
-__all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
+__all__ = [
+    "Channel",
+    "Client",
+    "Finish",
+    "Handle",
+    "Settled",
+    "fail",
+    "find_capability",
+    "plain_value",
+    "serializer",
+    "settle",
+]
 
 #: Pieces of calls that are sent in one go.
 BATCH = 4096
@@ -49,7 +61,22 @@ IDLE = 2.0
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
-Future: TypeAlias = "asyncio.Future[Any] | concurrent.futures.Future[Any]"
+
+
+class Settled(Protocol):
+    """What an answer settles: a future, of asyncio or of threads, or what stands in for one (`joint`)."""
+
+    def set_result(self, result: Any, /) -> object:
+        """Take the value."""
+        ...
+
+    def set_exception(self, exception: Exception, /) -> object:
+        """Take the error."""
+        ...
+
+    def cancel(self) -> object:
+        """Take note that the work was withdrawn."""
+        ...
 
 
 @functools.cache
@@ -128,7 +155,7 @@ class Channel:
         self._small = min(limits.message, limits.header, limits.share or limits.message)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
-        self._pending: dict[int, tuple[Future, Finish]] = {}
+        self._pending: dict[int, tuple[Settled, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
         #: What large calls under way lie in.
         self._lent: dict[int, Segment] = {}
@@ -139,6 +166,7 @@ class Channel:
         self._connection: Connection | None = None
         self._error: ParallelError | None = None
         self._closed: asyncio.Future[None] = self.loop.create_future()
+        self._introduced: asyncio.Future[None] = self.loop.create_future()
         self._drained: asyncio.Future[None] | None = None
         self._warned: set[str] = set()
 
@@ -164,7 +192,7 @@ class Channel:
             post: Has the loop call something soon, from any thread; `loop.call_soon_threadsafe` by default.
 
         Raises:
-            ConnectionFailed: As `dial.connect`.
+            ConnectionFailed: As `dial.connect`; or the connection ended before the controller named its engines.
         """
         channel = cls(capability, limits or Limits(), post)
         channel._connection, welcome = await connect(
@@ -178,12 +206,26 @@ class Channel:
         channel._connection.on_drained = channel._on_drained
         channel._codes = {name: code for code, name in enumerate(welcome.get("ops", []))}
         channel.session = str(welcome.get("session", ""))
+        # Who is welcome is told of the engines at once. That is another message, and "all" means nothing before it.
+        try:
+            async with asyncio.timeout(HANDSHAKE):
+                await channel._introduced
+        except BaseException as error:
+            channel._connection.abort()
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(f"the controller named no engines within {HANDSHAKE:.0f} s") from None
+            raise
         return channel
 
     @property
     def is_open(self) -> bool:
         """Whether calls can be made."""
         return self._error is None
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds in force."""
+        return self._limits
 
     @property
     def congested(self) -> bool:
@@ -202,7 +244,7 @@ class Channel:
             self._drained.set_result(None)
 
     def call(
-        self, operation: str, future: Future, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()
+        self, operation: str, future: Settled, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
 
@@ -243,13 +285,14 @@ class Channel:
                 return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
         return encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
 
-    def withdraw(self, number: int) -> None:
-        """Forget a call and tell the controller; from any thread."""
-        if self._lent and (segment := self._lent.pop(number, None)) is not None:
-            self._pool.give_up(segment)
-        if self._pending.pop(number, None) is not None and self._error is None:
-            self._partial.pop(number, None)
-            self._post(encode(Kind.CANCEL, number))
+    def withdraw(self, number: int | tuple[int, ...]) -> None:
+        """Forget a call, or the several that are one (`joint`), and tell the controller; from any thread."""
+        for each in number if isinstance(number, tuple) else (number,):
+            if self._lent and (segment := self._lent.pop(each, None)) is not None:
+                self._pool.give_up(segment)
+            if self._pending.pop(each, None) is not None and self._error is None:
+                self._partial.pop(each, None)
+                self._post(encode(Kind.CANCEL, each))
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -300,7 +343,7 @@ class Channel:
                     pending = self._pending.pop(frame.id, None)
                     if pending is not None:
                         first = self._partial.pop(frame.id, None) if self._partial else None
-                        _settle(*pending, [*first, frame] if first else [frame])
+                        settle(*pending, [*first, frame] if first else [frame])
                 elif frame.id in self._pending:
                     self._partial.setdefault(frame.id, []).append(frame)
             elif frame.kind == Kind.NOTICE:
@@ -322,6 +365,8 @@ class Channel:
             self.loop.call_later(IDLE, self._trim)
 
     def _notice(self, notice: dict[str, Any]) -> None:
+        if not self._introduced.done():
+            self._introduced.set_result(None)
         for number, python in notice.get("joined", ()):
             self.engines[number] = python
             minor = python.rpartition(".")[0]
@@ -341,29 +386,32 @@ class Channel:
         self._error = error if isinstance(error, ConnectionLost) else ConnectionLost(text)
         while self._pending:
             _, (future, _) = self._pending.popitem()
-            _fail(future, ConnectionLost(str(self._error)))
+            fail(future, ConnectionLost(str(self._error)))
         self._partial.clear()
         self._lent.clear()
         self._pool = Pool(0)
         self._on_drained()
+        if not self._introduced.done():
+            self._introduced.set_exception(ConnectionLost(str(self._error)))
         if not self._closed.done():
             self._closed.set_result(None)
 
 
-def _settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
+def settle(future: Settled, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
         future.cancel()
     except Exception as error:
-        _fail(future, error)
+        fail(future, error)
     else:
         with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
             future.set_result(value)
 
 
-def _fail(future: Future, error: Exception) -> None:
+def fail(future: Settled, error: Exception) -> None:
+    """Give a future its error, unless it is done."""
     with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
         future.set_exception(error)
 
@@ -456,6 +504,7 @@ class Client:
     def _deliver(self, handle: Any, block: bool | None) -> Any:
         """Hand a call's handle to the caller: here it is awaited, so there is nothing to block."""
         if block:
+            handle.cancel()
             raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
         return handle
 

@@ -16,9 +16,10 @@ from aioparallel.errors import *  # noqa: F403  (every exception is importable f
 from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
 from aioparallel.interfaces.task import Mapping, TaskCalls
+from aioparallel.joint import call_each
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
-from aioparallel.wire import Limits
+from aioparallel.wire import Buffer, Limits
 
 __all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
 
@@ -107,6 +108,17 @@ class MultiEngineClient(MultiEngineCalls, Client):
     def _known_ids(self) -> list[int]:
         ids: list[int] = self._begin("get_ids", plain_value, header=b"{}").result()
         return ids
+
+    def _begin_each(
+        self, operation: str, finish: Finish, calls: Sequence[tuple[bytes, Sequence[Buffer]]]
+    ) -> PendingResult:
+        """Call an operation several times as one; return the result of all the answers."""
+        channel = self._channel
+        if channel.congested:
+            self._portal.run(channel.drained())
+        pending = PendingResult(self._portal)
+        pending.sent(channel, call_each(channel, operation, pending, finish, calls))
+        return pending
 
 
 class TaskClient(TaskCalls, Client):

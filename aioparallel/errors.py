@@ -153,6 +153,13 @@ class InvalidEngineID(OperationError, LookupError):
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none."""
 
+    def __init__(self, text: str = "") -> None:
+        super().__init__(
+            text
+            or "there are no engines; start some with `aiocluster engines -n 4`, or see why there are none: "
+            "`aiocluster logs`"
+        )
+
 
 class QueueCleared(ParallelError):
     """The command was removed from an engine's queue before it ran."""

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import CodeType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 from aioparallel.errors import OperationError
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
@@ -126,12 +126,20 @@ class Namespace:
         return self._run_coroutine(value) if isinstance(value, Coroutine) else value
 
     @verb
-    def map(self, function: Callable[..., Any], sequences: Sequence[Sequence[Any]]) -> list[Any]:
+    def map(self, function: Callable[..., Any] | str, sequences: Sequence[Sequence[Any]]) -> list[Any]:
         """Call a function with the first items of all sequences, then the second ones …; await coroutines in turn.
 
+        Args:
+            function: A function, or the name of one that is here or built in.
+            sequences: Its arguments.
+
         Raises:
+            NameError: There is nothing of that name.
+            TypeError: What has that name can't be called.
             ValueError: The sequences differ in length.
         """
+        if isinstance(function, str):
+            function = self._function(function)
         if len({len(sequence) for sequence in sequences}) > 1:
             raise ValueError(f"sequences of different lengths: {', '.join(str(len(items)) for items in sequences)}")
         rows = iter(zip(*sequences, strict=True))
@@ -200,6 +208,13 @@ class Namespace:
             return self.names[name]
         except KeyError:
             raise NameError(f"name {name!r} is not defined", name=name) from None
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        here = name in self.names or not hasattr(builtins, name)
+        found: Any = self._value(name) if here else getattr(builtins, name)
+        if not callable(found):
+            raise TypeError(f"{name!r} is no function here but of type {type(found).__name__!r}")
+        return cast("Callable[..., Any]", found)
 
     def _evaluate(self, body: CodeType, tail: CodeType | None) -> Any:
         """Run an input; return its last expression's value. One that awaits anywhere is one coroutine."""

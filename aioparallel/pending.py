@@ -37,7 +37,7 @@ class PendingResult(concurrent.futures.Future[Any]):
         self._made: threading.Condition | None = None
         self._watcher: Callable[[], object] | None = None
         self._channel: Channel | None = None
-        self._number = 0
+        self._number: int | tuple[int, ...] = 0
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -137,8 +137,8 @@ class PendingResult(concurrent.futures.Future[Any]):
         channel = self._channel
         return channel is not None and channel.read_here(seconds)
 
-    def sent(self, channel: Channel, number: int) -> None:
-        """Note which call this is the result of."""
+    def sent(self, channel: Channel, number: int | tuple[int, ...]) -> None:
+        """Note which call this is the result of, or which several."""
         self._channel = channel
         self._number = number
 

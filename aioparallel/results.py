@@ -11,7 +11,7 @@ from typing import Any
 
 from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
-from aioparallel.wire import RESULT_META, Frame, Status
+from aioparallel.wire import NO_ENGINE, RESULT_META, Frame, Status
 
 __all__ = ["NAMES", "ExecuteResult", "QueueStatusList", "ResultList", "collect", "name_of", "outputs", "value_of"]
 
@@ -129,8 +129,10 @@ def collect(frames: list[Frame], *, method: str, targets: Sequence[int] | None, 
     if len(frames) == 1 and targets is not None and len(targets) == 1:
         value = _shaped(frames[0], method)
         return value if bare else _listed(method, [value])
-    if len(frames) == 1 and frames[0].code == Status.FAULT and frames[0].engine == 0xFFFF:
-        raise from_plain(frames[0].json())
+    for frame in frames:
+        # The controller refused it: raised as itself, whatever others say that were asked apart.
+        if frame.engine == NO_ENGINE and frame.code == Status.FAULT:
+            raise from_plain(frame.json())
     order = {target: place for place, target in enumerate(targets)} if targets is not None else {}
     values, errors = [], []
     for frame in sorted(frames, key=lambda frame: order.get(frame.engine, frame.engine)):

@@ -18,6 +18,7 @@ import uvloop
 from model import ModelHost, model_cluster, settle
 
 import aioparallel
+from aioparallel import channel as channel_module
 from aioparallel.capability import Capability
 from aioparallel.channel import Channel, find_capability, plain_value
 from aioparallel.controller import Controller
@@ -30,7 +31,7 @@ from aioparallel.errors import (
     OperationError,
     PythonVersionWarning,
 )
-from aioparallel.interface import Interface, remote
+from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.results import value_of
 from aioparallel.serialize import pack
 from aioparallel.source import SYSTEM
@@ -335,11 +336,27 @@ def test_a_controller_that_ends_says_so() -> None:
 # What the controller says by itself
 
 
+def test_a_controller_that_names_no_engines_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _):
+            monkeypatch.setattr(ClientProxy, "notify", lambda *_: None)
+            monkeypatch.setattr(channel_module, "HANDSHAKE", 0)
+            with pytest.raises(ConnectionLost, match="the controller named no engines within 0 s"):
+                await opened(controller)
+            await settle()
+            assert controller._clients == {}
+            monkeypatch.setattr(ClientProxy, "notify", lambda client, _: client.connection.close())
+            monkeypatch.setattr(channel_module, "HANDSHAKE", 10)
+            with pytest.raises(ConnectionLost):
+                await opened(controller)
+
+    asyncio.run(main())
+
+
 def test_engines_come_and_go() -> None:
     async def main() -> None:
         async with model_cluster(2) as (controller, _):
             channel = await opened(controller)
-            await settle()
             python = platform.python_version()
             assert channel.engines == {0: python, 1: python}
             other = await ModelHost().dial(controller, 1)

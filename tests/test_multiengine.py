@@ -257,6 +257,7 @@ def test_an_unpicklable_argument_is_named_and_nothing_is_sent():
                 mec.execute(3)
             with pytest.raises(ConfigurationError, match="blocking face"):
                 mec.execute("1", block=True)
+            assert mec.channel._pending == {}
             assert host.waiting == []
 
     asyncio.run(main())

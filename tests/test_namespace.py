@@ -160,6 +160,18 @@ def test_map(engine: Namespace) -> None:
         do(engine, "map", pow, ([1, 2], [1]))
 
 
+def test_map_finds_a_function_by_its_name(engine: Namespace) -> None:
+    do(engine, "execute", "def f(x): return x + id")
+    assert do(engine, "map", "f", ([1, 2],)) == [4, 5]
+    assert do(engine, "map", "abs", ([-1, 2],)) == [1, 2]
+    do(engine, "execute", "def abs(x): return 'mine'")
+    assert do(engine, "map", "abs", ([-1],)) == ["mine"]
+    with pytest.raises(NameError, match="name 'nothing' is not defined"):
+        do(engine, "map", "nothing", ([1],))
+    with pytest.raises(TypeError, match="'id' is no function here but of type 'int'"):
+        do(engine, "map", "id", ([1],))
+
+
 @pytest.mark.parametrize("items", [[2], [1, 2, 3], [1, 3, 2]])
 def test_map_does_not_end_at_a_stop_iteration(engine: Namespace, items: list[int]) -> None:
     with pytest.raises(RemoteError, match="StopIteration"):

@@ -100,6 +100,12 @@ def test_a_refusal_by_the_controller_is_raised_as_itself():
     assert (caught.value.engine_id, caught.value.reason) == (4, "exit status 3")
 
 
+def test_a_refusal_counts_more_than_what_the_others_say():
+    frames = [frame(0, 1), fault(InvalidEngineID("no engine 1")), frame(2, error=ZeroDivisionError("no"))]
+    with pytest.raises(InvalidEngineID, match="no engine 1"):
+        collect(frames, method="scatter", targets=[0, 1, 2], bare=False)
+
+
 def test_a_withdrawn_call_is_a_cancellation():
     cancelled = _decoded(encode(Kind.RESULT, 1, code=Status.CANCELLED, flags=LAST, engine=0))
     with pytest.raises(asyncio.CancelledError):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.calls import MultiEngineCalls, View
-from aioparallel.channel import Client
+from aioparallel.channel import Client, Finish, Handle
 from aioparallel.errors import NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
+from aioparallel.joint import call_each
 from aioparallel.queues import Command
-from aioparallel.wire import LAST, Frame, Status
+from aioparallel.wire import LAST, Buffer, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -135,10 +136,7 @@ class MultiEngineInterface(Interface):
     def _engines(self, client: ClientProxy, targets: Any) -> list[Engine]:
         engines = chosen(client, self.host.engines, targets)
         if not engines:
-            raise NoEnginesRegistered(
-                "there are no engines; start some with `aiocluster engines -n 4`, or see why there are none: "
-                "`aiocluster logs`"
-            )
+            raise NoEnginesRegistered
         return engines
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
@@ -162,6 +160,14 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     def _known_ids(self) -> list[int]:
         return sorted(self.channel.engines)
+
+    def _begin_each(self, operation: str, finish: Finish, calls: Sequence[tuple[bytes, Sequence[Buffer]]]) -> Handle:
+        """Call an operation several times as one; return the handle of all the answers."""
+        channel = self.channel
+        handle = Handle(loop=channel.loop)
+        numbers = call_each(channel, operation, handle, finish, calls)
+        handle.withdraw = lambda: channel.withdraw(numbers)
+        return handle
 
 
 MultiEngineInterface.client = MultiEngineClient

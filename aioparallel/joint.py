@@ -1,0 +1,81 @@
+"""Several calls that are one to their caller: a payload for each engine, one handle for all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aioparallel.channel import Channel, Finish, Settled, fail, settle
+from aioparallel.wire import Buffer, Frame, Kind, encode
+
+__all__ = ["call_each"]
+
+
+class _Joint:
+    """Stands in for the caller's future in each of the calls, and settles it with the last answer."""
+
+    def __init__(self, future: Settled, finish: Finish, calls: int) -> None:
+        self._future = future
+        self._finish = finish
+        self._frames: list[Frame] = []
+        self._remaining = calls
+
+    def __repr__(self) -> str:
+        return f"<{self._remaining} answers to come for {self._future!r}>"
+
+    def set_result(self, frames: list[Frame], /) -> None:
+        """Take what answered one of the calls, whatever it says."""
+        self._frames += frames
+        self._remaining -= 1
+        if not self._remaining:
+            settle(self._future, self._finish, self._frames)
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Pass on that the connection is lost."""
+        fail(self._future, error)
+
+    def cancel(self) -> None:
+        """Pass on that the work was withdrawn."""
+        self._future.cancel()
+
+
+def call_each(
+    channel: Channel,
+    operation: str,
+    future: Settled,
+    finish: Finish,
+    calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+) -> tuple[int, ...]:
+    """Call an operation once for each of `calls`; the answers to all of them settle `future`. From any thread.
+
+    Args:
+        channel: The connection.
+        operation: The operation.
+        future: What to settle.
+        finish: Makes the value of the RESULT frames that answered, those of all calls.
+        calls: Header and buffers of each.
+
+    Returns:
+        The calls' numbers, for `Channel.withdraw`.
+
+    Raises:
+        OperationError: The interface has no such operation.
+        MessageTooLarge: Nothing was sent, of none of them.
+        ConnectionLost: The connection has ended.
+    """
+    for header, buffers in calls:
+        encode(Kind.CALL, header=header, buffers=buffers, limit=channel.limits.message)
+    joint = _Joint(future, finish, len(calls))
+    numbers: list[int] = []
+    try:
+        for header, buffers in calls:
+            numbers.append(channel.call(operation, joint, _as_they_came, header=header, buffers=buffers))
+    except BaseException:
+        # Also Ctrl-C: nobody would be left to withdraw those that are under way.
+        channel.withdraw(tuple(numbers))
+        raise
+    return tuple(numbers)
+
+
+def _as_they_came(frames: list[Frame]) -> Any:
+    return frames
