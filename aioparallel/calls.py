@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FunctionType
+from typing import Any
 
+from aioparallel.benchmark import measure
 from aioparallel.channel import Finish, plain_value, serializer
 from aioparallel.errors import InvalidEngineID
-from aioparallel.results import NAMES, QueueStatusList, collect, name_of
+from aioparallel.properties import PropertyCalls
+from aioparallel.reference import Reference
+from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of
 from aioparallel.wire import Frame
 
 __all__ = ["MultiEngineCalls", "Targets", "View"]
 
-Targets: TypeAlias = int | str | Sequence[int]
 
-
-class MultiEngineCalls:
+class MultiEngineCalls(PropertyCalls):
     """What can be asked of engines; the same for the asyncio face, the blocking face and their views.
 
     Every method takes `targets` (an engine id, "all", or a sequence of ids; the attribute `targets` is the
@@ -42,6 +45,8 @@ class MultiEngineCalls:
     _operate: Callable[..., Any]
     _known_ids: Callable[[], list[int]]
     _view: Callable[..., Any]
+    _conduct: Callable[..., Any]
+    _now: Callable[[], float]
 
     def get_ids(self, block: bool | None = None) -> Any:
         """Return the engines' ids, ascending."""
@@ -59,15 +64,18 @@ class MultiEngineCalls:
 
     def apply(
         self,
-        f: Callable[..., Any],
+        f: Callable[..., Any] | Reference,
         /,
         *args: Any,
         targets: Targets | None = None,
         block: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call `f(*args, **kwargs)` on each target and return the values; `async def` functions are awaited there."""
-        if not callable(f):
+        """Call `f(*args, **kwargs)` on each target and return the values; `async def` functions are awaited there.
+
+        `f` may be a `Reference` to a function that is on the engines.
+        """
+        if not callable(f) and not isinstance(f, Reference):
             raise TypeError(f"{f!r} can't be called")
         return self._command("apply", (f, args, kwargs), targets, block, label=name_of(f))
 
@@ -77,10 +85,7 @@ class MultiEngineCalls:
         Raises:
             ValueError: A key is not an identifier.
         """
-        names = dict(names)
-        for name in names:
-            if not isinstance(name, str) or not name.isidentifier():
-                raise ValueError(f"{name!r} is not a name that can be pushed")
+        names = _named(names)
         return self._command("push", (names,), targets, block, label=f"push {', '.join(names)}")
 
     def pull(self, names: str | Sequence[str], *, targets: Targets | None = None, block: bool | None = None) -> Any:
@@ -91,6 +96,100 @@ class MultiEngineCalls:
         """
         asked = names if isinstance(names, str) else list(names)
         return self._command("pull", (asked,), targets, block, label=f"pull {names}")
+
+    def push_function(
+        self, functions: Mapping[str, Callable[..., Any]], *, targets: Targets | None = None, block: bool | None = None
+    ) -> Any:
+        """Set names to functions whose globals are the engine's own names, as if they had been defined there.
+
+        They see what is pushed or executed there later, too. Their globals here are left behind; their closures,
+        defaults and attributes go along, with the functions inside these, which live in the engine's names as well
+        unless the engine can import them. This goes also for a function of a module, which by `push` would go by its
+        import path. The wrapper that a decorator from another module made keeps that module's globals.
+
+        Raises:
+            TypeError: A value is not a Python function; the text names the key.
+            ValueError: A key is not an identifier.
+        """
+        functions = _named(functions)
+        for name, function in functions.items():
+            if type(function) is not FunctionType:
+                kind = type(function).__name__
+                raise TypeError(f"{name!r} is not a Python function but a {kind}; `push` sends values of any kind")
+        label = f"push_function {', '.join(functions)}"
+        return self._command("push_function", (functions,), targets, block, label=label, rebind=functions.values())
+
+    def pull_function(
+        self, names: str | Sequence[str], *, targets: Targets | None = None, block: bool | None = None
+    ) -> Any:
+        """Return the function of a name, or of several, from each target.
+
+        It works here: it has copies of the globals that it uses, as they are on the engine at that moment. One
+        that this program can import from where it says it is from is that.
+
+        Raises:
+            NameError: An engine does not have one of the names.
+            TypeError: It is not that of a Python function.
+        """
+        asked = names if isinstance(names, str) else list(names)
+        return self._command("pull_function", (asked,), targets, block, label=f"pull_function {names}")
+
+    def run(self, filename: str | Path, *, targets: Targets | None = None, block: bool | None = None) -> Any:
+        """Run a file of Python on each target, in its namespace; return a `ResultList` as `execute` does.
+
+        It is read and compiled here first, and travels as source: engines need not have it. While it runs, `__file__`
+        is its absolute path here (which on another machine may lead nowhere), and `__name__` is "__main__", as ever on
+        an engine. `await` may stand outside functions.
+
+        Raises:
+            OSError: It can't be read.
+            SyntaxError: It is not Python; the error shows the line. Nothing was sent.
+        """
+        from aioparallel.namespace import read_program
+
+        path = Path(filename).absolute()
+        source = read_program(path.read_bytes(), str(path))
+        return self._command("run_file", (source, str(path)), targets, block, label=f"run {path.name}", method="run")
+
+    def get_result(self, i: int | None = None, *, targets: Targets | None = None, block: bool | None = None) -> Any:
+        """Return once more what each target's last `execute` or `run` gave, or that with number `i`.
+
+        Inputs are numbered from 1 on each engine, also those that raise; such a one raises its error once more.
+        An engine keeps the last thousand results, up to 32 MiB.
+
+        Raises:
+            IndexError: An engine has no such result, or none any more.
+        """
+        if i is not None and (not isinstance(i, int) or isinstance(i, bool)):
+            raise TypeError(f"results have numbers; {i!r} is none")
+        return self._command("get_result", (i,), targets, block)
+
+    def benchmark(self, *, rounds: int = 200, size: int = 10_000_000, targets: Targets | None = None) -> Any:
+        """Measure how long a call takes that does nothing, and how fast data reaches one engine and all of them.
+
+        Nothing stays on the engines. What they are busy with counts: let them be idle. The blocking face waits always.
+
+        Args:
+            rounds: How many calls to measure.
+            size: How much to send to each engine, bytes; a few times.
+            targets: Which engines.
+
+        Returns:
+            A `Benchmark`, which prints as a table.
+
+        Raises:
+            ValueError: `rounds` or `size` is not a number from 1 on.
+        """
+        for name, value in (("rounds", rounds), ("size", size)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is a number from 1 on, not {value!r}")
+        chosen_ones = self._plain(targets)
+        call = functools.partial(self.apply, block=False)
+
+        def ids() -> list[int]:
+            return self._known_ids() if isinstance(chosen_ones, str) else chosen_ones
+
+        return self._conduct(measure(functools.partial(call, targets=chosen_ones), ids, rounds, size, self._now))
 
     def keys(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Return the names in each target's namespace, sorted."""
@@ -104,11 +203,13 @@ class MultiEngineCalls:
 
     def queue_status(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Return, for each target, its id, what runs (`pending`) and what waits (`queue`)."""
-        return self._operate("queue_status", block, self._listed(QueueStatusList), targets=self._plain(targets))
+        return self._operate(
+            "queue_status", block, self._listed(QueueStatusList, targets), targets=self._plain(targets)
+        )
 
     def clear_queue(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Fail what waits on the targets with `QueueCleared`, and return how many; what runs is not touched."""
-        return self._operate("clear_queue", block, self._listed(list), targets=self._plain(targets))
+        return self._operate("clear_queue", block, self._listed(list, targets), targets=self._plain(targets))
 
     def interrupt(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Raise KeyboardInterrupt in what runs on the targets; its caller gets a `RemoteError` that names it."""
@@ -150,17 +251,25 @@ class MultiEngineCalls:
         return True
 
     def _command(
-        self, verb: str, arguments: tuple[Any, ...], targets: Targets | None, block: bool | None, label: str = ""
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        targets: Targets | None,
+        block: bool | None,
+        *,
+        label: str = "",
+        method: str = "",
+        rebind: Collection[Any] = (),
     ) -> Any:
         chosen_ones = self._plain(targets)
         finish = functools.partial(
             collect,
-            method=verb,
+            method=method or verb,
             targets=None if isinstance(chosen_ones, str) else chosen_ones,
             bare=self._bare and targets is None,
         )
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
-        buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
+        buffers = serializer().pack((verb, *arguments), name=NAMES[verb], rebind=rebind)
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
 
     def _plain(self, targets: Targets | None) -> str | list[int]:
@@ -180,15 +289,28 @@ class MultiEngineCalls:
                 return ids
         raise ValueError(f"targets are an engine id, 'all', or a sequence of ids, not {chosen_ones!r}")
 
-    def _listed(self, kind: type) -> Finish:
+    def _listed(self, kind: type, targets: Targets | None) -> Finish:
         """Return how to make a list (or, for the view of one engine, its only item) of a plain answer."""
-        bare = self._bare
+        bare = self._bare and targets is None
 
         def finish(frames: list[Frame]) -> Any:
             values = plain_value(frames)
             return values[0] if bare else kind(values)
 
         return finish
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return names and values to be pushed.
+
+    Raises:
+        ValueError: A key is not an identifier.
+    """
+    names = dict(values)
+    for name in names:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{name!r} is not a name that can be pushed")
+    return names
 
 
 class View(MultiEngineCalls):
@@ -202,6 +324,8 @@ class View(MultiEngineCalls):
         self._deliver = client._deliver
         self._operate = client._operate
         self._view = client._view
+        self._conduct = client._conduct
+        self._now = client._now
 
     def __repr__(self) -> str:
         return f"<View of engines {self.targets} of {self._client!r}>"
