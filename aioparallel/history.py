@@ -114,7 +114,9 @@ class History:
 
     def _keep_source(self, filename: str, code: str) -> None:
         # No modification time: linecache.checkcache then leaves the entry alone.
-        kept = (len(code), None, code.splitlines(keepends=True), filename)
+        # Lines as Python counts them: `splitlines` would end one at a form feed, too.
+        lines = code.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        kept = (len(code), None, [f"{line}\n" for line in lines], filename)
         linecache.cache[filename] = kept
         self._sources.append((filename, kept))
         self._source_size += len(code)

@@ -10,6 +10,7 @@ import __future__
 import ast
 import builtins
 import functools
+import linecache
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import CodeType, FunctionType, ModuleType
@@ -142,16 +143,7 @@ class Namespace:
             BaseException: Whatever the code raises.
         """
         entry = self._entry = self.history.begin(code)
-        filename = entry.filename
-        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
-        body = compile(tree, filename, "exec", flags, dont_inherit=True)
-        self._compiler_flags |= body.co_flags & _FUTURES
-        flags |= self._compiler_flags
-        tail = None if last is None else compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
-        value = self._evaluate(body, tail)
+        value = self._evaluate(*self._compiled(code, entry.filename))
         if value is not None:
             entry.text = repr(value)
             self.names["_"] = value
@@ -204,6 +196,27 @@ class Namespace:
             raise _Again(entry.error)
         stdout, stderr = entry.stdout.decode("utf-8", "replace"), entry.stderr.decode("utf-8", "replace")
         return self._outcome(entry) | {"stdout": stdout, "stderr": stderr}
+
+    def _compiled(self, code: str, filename: str) -> tuple[CodeType, CodeType | None]:
+        """Compile an input: all but its last expression, and that."""
+        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        try:
+            tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
+            body = compile(tree, filename, "exec", flags, dont_inherit=True)
+            self._compiler_flags |= body.co_flags & _FUTURES
+            flags |= self._compiler_flags
+            if last is None:
+                return body, None
+            return body, compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
+        except SyntaxError as error:
+            if error.text is not None or not error.lineno:
+                raise
+            # What the parser lets pass and the compiler does not: that one looks for the line in a file.
+            line = linecache.getline(filename, error.lineno) or None
+            place = filename, error.lineno, error.offset, line, error.end_lineno, error.end_offset
+            raise SyntaxError(error.msg, place) from None
 
     def _outcome(self, entry: Entry) -> dict[str, Any]:
         return {"input": entry.input, "number": entry.number, "id": self.engine_id, "repr": entry.text}
@@ -274,7 +287,7 @@ class Namespace:
         for name in [names] if isinstance(names, str) else names:
             if type(self._value(name)) is not FunctionType:
                 kind = type(self._value(name)).__name__
-                raise TypeError(f"{name!r} is not a Python function but a {kind}; `pull` gets values of any kind")
+                raise TypeError(f"{name!r} is not a Python function but of type {kind}; `pull` gets values of any kind")
         return self.pull(names)
 
     @verb
@@ -344,5 +357,8 @@ def read_program(source: bytes, filename: str) -> str:
     try:
         compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         return decode_source(source)
-    except ValueError as error:  # null bytes, before Python 3.12
+    except (SyntaxError, ValueError) as error:
+        # Of null bytes and a wrong encoding some Pythons don't say which file has them.
+        if getattr(error, "filename", None) is not None:
+            raise
         raise SyntaxError(str(error), (filename, None, None, None)) from None

@@ -24,8 +24,8 @@ class Rebinding:
 
     Those that were named do, always, whether they have an import path or not. So do all they lead to (by their
     closures, defaults, attributes) that an engine could not import, for these have nowhere else to look for their
-    globals. What comes from a module other than theirs, such as the wrapper that a decorator made, keeps that module's
-    globals. No function's globals are looked at.
+    globals. The wrapper that a decorator put around one, and functions of other modules, keep the globals of their
+    modules. No function's globals are looked at.
 
     Args:
         functions: The ones that were named.
@@ -65,9 +65,10 @@ class Rebinding:
             return None
         space = function.__globals__
         name = space.get("__name__")
-        if id(space) in self._homes or name in ("__main__", "__mp_main__"):
+        if name in (None, "__main__", "__mp_main__") or getattr(sys.modules.get(name), "__dict__", None) is not space:
             return ""
-        return name if name and getattr(sys.modules.get(name), "__dict__", None) is space else ""
+        # A helper of the same module is of the same kind as the function; a wrapper is not.
+        return "" if id(space) in self._homes and "__wrapped__" not in function.__dict__ else name
 
 
 def _innermost(function: FunctionType) -> FunctionType:

@@ -11,8 +11,7 @@ import traceback
 __all__ = ["traceback_text", "with_sources"]
 
 _OURS = os.path.join(os.path.dirname(__file__), "")
-#: By these, too, an engine comes to the user's code.
-_WAYS = (_OURS, os.path.join(os.path.dirname(os.__file__), "asyncio", ""))
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio", "")
 
 #: A frame that is shown without its source line; before it, what a group of exceptions draws at the left.
 _BARE_FRAME = re.compile(r'^([ |]*)  File "([^"\n]+)", line (\d+), in .*$(?!\n\1    )', re.MULTILINE)
@@ -36,11 +35,13 @@ def traceback_text(error: BaseException) -> str:
 
 def _trim(entry: traceback.TracebackException) -> None:
     """Remove the frames by which an engine came to the user's, and any of ours."""
+    # By way of these, but only where the way begins with us: a user's own use of them is the user's.
     pickler = getattr(sys.modules.get("cloudpickle"), "__file__", None)
-    ways = (*_WAYS, os.path.join(os.path.dirname(pickler), "")) if pickler else _WAYS
+    ways = (_OURS, _ASYNCIO, os.path.join(os.path.dirname(pickler), "") if pickler else _OURS)
     users = 0
-    while users < len(entry.stack) and entry.stack[users].filename.startswith(ways):
-        users += 1
+    if entry.stack and entry.stack[0].filename.startswith(_OURS):
+        while users < len(entry.stack) and entry.stack[users].filename.startswith(ways):
+            users += 1
     entry.stack[:] = [frame for frame in entry.stack[users:] if not frame.filename.startswith(_OURS)]
     if not entry.stack:
         # Of an error that an engine itself has to tell nothing is left; then no headline promises frames.

@@ -67,7 +67,7 @@ ONLY_READ_IN = {
 #: What can unpickle. The controller's modules never import these.
 UNPICKLES = {"capture", "namespace", "rebinding", "serialize"}
 #: The client's side of the interfaces, which is in the same files: these import serialize when it is first used.
-CLIENT_SIDE = {"calls", "channel", "results"}
+CLIENT_SIDE = {"channel", "programs", "results"}
 
 
 @dataclass(frozen=True, slots=True)
