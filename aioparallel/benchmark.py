@@ -81,5 +81,9 @@ def measure(
             yield call(len, data, targets=targets)
             best = max(best, size * len(targets) / max(now() - began, 1e-9))
         speeds.append(best)
-    p99 = seconds[min(rounds - 1, rounds * 99 // 100)]
-    return Benchmark(len(ids), rounds, size, seconds[rounds // 2], p99, *speeds)
+    return Benchmark(len(ids), rounds, size, _percentile(seconds, 50), _percentile(seconds, 99), *speeds)
+
+
+def _percentile(ascending: list[float], percent: int) -> float:
+    """Return the smallest value that so many of a hundred don't exceed."""
+    return ascending[-(-len(ascending) * percent // 100) - 1]
