@@ -79,9 +79,10 @@ class Coroutines:
                 task.cancel()
                 loop.run_until_complete(asyncio.wait([task]))
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self._asked:
-                raise KeyboardInterrupt from None
+                # With the frames that say where it waited.
+                raise KeyboardInterrupt().with_traceback(error.__traceback__) from None
             raise
         finally:
             self._task = None

@@ -245,6 +245,19 @@ def test_an_interrupted_input_is_one_that_raised(mec: client.MultiEngineClient, 
             call()
 
 
+def test_an_interrupted_await_says_where_it_waited(mec: client.MultiEngineClient, tmp_path: Path):
+    mark = tmp_path / "mark"
+    code = f"import asyncio\nopen({str(mark)!r}, 'w').close()\nawait asyncio.sleep(1000)"
+    running = mec.execute(code, targets=0, block=False)
+    while not mark.exists():
+        pass
+    mec.interrupt(targets=0)
+    with pytest.raises(RemoteError, match="KeyboardInterrupt") as caught:
+        running.result()
+    assert "line 3, in <module>\n    await asyncio.sleep(1000)\n" in caught.value.traceback_text
+    assert "kernel.py" not in caught.value.traceback_text
+
+
 def test_results_are_had_once_more_async():
     async def story(mec: Any, host: Any) -> None:
         calls = [mec.execute(f"x = {number}\nx") for number in range(3)]
