@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from aioparallel.benchmark import measure
 from aioparallel.channel import Finish, plain_value, serializer
 from aioparallel.errors import InvalidEngineID, NoEnginesRegistered, OperationError
-from aioparallel.results import NAMES, QueueStatusList, collect, name_of
-from aioparallel.sequences import SequenceCalls, Targets
+from aioparallel.programs import ProgramCalls, named
+from aioparallel.properties import PropertyCalls
+from aioparallel.reference import Reference
+from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of
+from aioparallel.sequences import SequenceCalls
 from aioparallel.wire import Frame
 
 __all__ = ["MultiEngineCalls", "Targets", "View"]
 
 
-class MultiEngineCalls(SequenceCalls):
+class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     """What can be asked of engines; the same for the asyncio face, the blocking face and their views.
 
     Every method takes `targets` (an engine id, "all", or a sequence of ids; the attribute `targets` is the
@@ -42,6 +46,8 @@ class MultiEngineCalls(SequenceCalls):
     _operate: Callable[..., Any]
     _known_ids: Callable[[], list[int]]
     _view: Callable[..., Any]
+    _conduct: Callable[..., Any]
+    _now: Callable[[], float]
 
     def get_ids(self, block: bool | None = None) -> Any:
         """Return the engines' ids, ascending."""
@@ -59,15 +65,18 @@ class MultiEngineCalls(SequenceCalls):
 
     def apply(
         self,
-        f: Callable[..., Any],
+        f: Callable[..., Any] | Reference,
         /,
         *args: Any,
         targets: Targets | None = None,
         block: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Call `f(*args, **kwargs)` on each target and return the values; `async def` functions are awaited there."""
-        if not callable(f):
+        """Call `f(*args, **kwargs)` on each target and return the values; `async def` functions are awaited there.
+
+        `f` may be a `Reference` to a function that is on the engines.
+        """
+        if not callable(f) and not isinstance(f, Reference):
             raise TypeError(f"{f!r} can't be called")
         return self._command("apply", (f, args, kwargs), targets, block, label=name_of(f))
 
@@ -94,10 +103,7 @@ class MultiEngineCalls(SequenceCalls):
         Raises:
             ValueError: A key is not an identifier.
         """
-        names = dict(names)
-        for name in names:
-            if not isinstance(name, str) or not name.isidentifier():
-                raise ValueError(f"{name!r} is not a name that can be pushed")
+        names = named(names)
         return self._command("push", (names, readonly), targets, block, label=f"push {', '.join(names)}")
 
     def pull(self, names: str | Sequence[str], *, targets: Targets | None = None, block: bool | None = None) -> Any:
@@ -108,6 +114,33 @@ class MultiEngineCalls(SequenceCalls):
         """
         asked = names if isinstance(names, str) else list(names)
         return self._command("pull", (asked,), targets, block, label=f"pull {names}")
+
+    def benchmark(self, *, rounds: int = 200, size: int = 10_000_000, targets: Targets | None = None) -> Any:
+        """Measure how long a call takes that does nothing, and how fast data reaches one engine and all of them.
+
+        Nothing stays on the engines. What they are busy with counts: let them be idle. The blocking face waits always.
+
+        Args:
+            rounds: How many calls to measure.
+            size: How much to send to each engine, bytes; a few times.
+            targets: Which engines.
+
+        Returns:
+            A `Benchmark`, which prints as a table.
+
+        Raises:
+            ValueError: `rounds` or `size` is not a number from 1 on.
+        """
+        for name, value in (("rounds", rounds), ("size", size)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is a number from 1 on, not {value!r}")
+        chosen_ones = self._plain(targets)
+        call = functools.partial(self.apply, block=False)
+
+        def ids() -> list[int]:
+            return self._known_ids() if isinstance(chosen_ones, str) else chosen_ones
+
+        return self._conduct(measure(functools.partial(call, targets=chosen_ones), ids, rounds, size, self._now))
 
     def keys(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Return the names in each target's namespace, sorted."""
@@ -121,11 +154,13 @@ class MultiEngineCalls(SequenceCalls):
 
     def queue_status(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Return, for each target, its id, what runs (`pending`) and what waits (`queue`)."""
-        return self._operate("queue_status", block, self._listed(QueueStatusList), targets=self._plain(targets))
+        return self._operate(
+            "queue_status", block, self._listed(QueueStatusList, targets), targets=self._plain(targets)
+        )
 
     def clear_queue(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Fail what waits on the targets with `QueueCleared`, and return how many; what runs is not touched."""
-        return self._operate("clear_queue", block, self._listed(list), targets=self._plain(targets))
+        return self._operate("clear_queue", block, self._listed(list, targets), targets=self._plain(targets))
 
     def interrupt(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Raise KeyboardInterrupt in what runs on the targets; its caller gets a `RemoteError` that names it."""
@@ -172,17 +207,18 @@ class MultiEngineCalls(SequenceCalls):
         arguments: tuple[Any, ...],
         targets: Targets | None,
         block: bool | None,
-        label: str = "",
         *,
+        label: str = "",
         method: str = "",
         then: Callable[[list[Any]], Any] | None = None,
+        rebind: Collection[Any] = (),
     ) -> Any:
         """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
         chosen_ones = self._plain(targets)
         order = None if isinstance(chosen_ones, str) else chosen_ones
         finish = _collected(method or verb, order, self._is_bare(targets), then)
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
-        buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
+        buffers = serializer().pack((verb, *arguments), name=NAMES[verb], rebind=rebind)
         return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
 
     def _command_each(
@@ -255,9 +291,9 @@ class MultiEngineCalls(SequenceCalls):
                 return ids
         raise ValueError(f"targets are an engine id, 'all', or a sequence of ids, not {chosen_ones!r}")
 
-    def _listed(self, kind: type) -> Finish:
+    def _listed(self, kind: type, targets: Targets | None) -> Finish:
         """Return how to make a list (or, for the view of one engine, its only item) of a plain answer."""
-        bare = self._bare
+        bare = self._bare and targets is None
 
         def finish(frames: list[Frame]) -> Any:
             values = plain_value(frames)
@@ -293,6 +329,8 @@ class View(MultiEngineCalls):
         self._deliver = client._deliver
         self._operate = client._operate
         self._view = client._view
+        self._conduct = client._conduct
+        self._now = client._now
 
     def __repr__(self) -> str:
         return f"<View of engines {self.targets} of {self._client!r}>"

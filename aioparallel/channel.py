@@ -14,7 +14,7 @@ import json
 import platform
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeAlias
@@ -507,6 +507,23 @@ class Client:
             handle.cancel()
             raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
         return handle
+
+    def _conduct(self, steps: Generator[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Wait for the handles that `steps` yields, one after the other; return a task of what it returns."""
+
+        async def conduct() -> Any:
+            with contextlib.closing(steps):
+                try:
+                    handle = next(steps)
+                    while True:
+                        handle = steps.send(await handle)
+                except StopIteration as end:
+                    return end.value
+
+        return self.channel.loop.create_task(conduct())
+
+    def _now(self) -> float:
+        return self.channel.loop.time()
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any

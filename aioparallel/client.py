@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -19,9 +20,19 @@ from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.joint import call_each
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
+from aioparallel.reference import Reference
 from aioparallel.wire import Buffer, Limits
 
-__all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
+__all__ = [
+    "Cluster",
+    "Limits",
+    "MonitorClient",
+    "MultiEngineClient",
+    "PendingResult",
+    "Reference",
+    "TaskClient",
+    *_errors,
+]
 
 
 class Client:
@@ -92,6 +103,18 @@ class Client:
             # Ctrl-C in the middle of a blocking call withdraws the work that nobody will ask for.
             pending.cancel()
             raise
+
+    def _conduct(self, steps: Generator[Any, Any, Any]) -> Any:
+        with contextlib.closing(steps):
+            try:
+                pending = next(steps)
+                while True:
+                    pending = steps.send(self._deliver(pending, True))
+            except StopIteration as end:
+                return end.value
+
+    def _now(self) -> float:
+        return self._channel.loop.time()
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any

@@ -66,10 +66,14 @@ def _children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
         for variable, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
             with suppress(ValueError):  # an empty cell
                 yield f"variable {variable!r} of {path}", cell.cell_contents
+        yield from ((f"a default of {path}", value) for value in obj.__defaults__ or ())
+        yield from ((f"default {key!r} of {path}", value) for key, value in (obj.__kwdefaults__ or {}).items())
+        yield from ((f"annotation {key!r} of {path}", value) for key, value in obj.__annotations__.items())
+        yield from ((f"{path}.{attribute}", value) for attribute, value in obj.__dict__.items())
+        # Last, for those of a function that is rebound on an engine don't travel.
         for variable in obj.__code__.co_names:
             if variable in obj.__globals__:
                 yield f"global {variable!r} of {path}", obj.__globals__[variable]
-        yield from ((f"a default of {path}", value) for value in obj.__defaults__ or ())
     elif not isinstance(obj, type):
         yield from ((f"{path}.{attribute}", value) for attribute, value in getattr(obj, "__dict__", {}).items())
         for owner in type(obj).__mro__:

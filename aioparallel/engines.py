@@ -31,6 +31,7 @@ class Engine:
         id: Its id.
         host, pid, python: Where it runs, and what.
         state: "idle", "running", "restarting" or "broken".
+        properties: What clients note about it, by name; JSON values.
     """
 
     def __init__(self, number: int, link: EngineLink, about: dict[str, Any], queue: Queue) -> None:
@@ -40,6 +41,7 @@ class Engine:
         self.python = str(about.get("python", ""))
         self.kernel_state = ""
         self.deaths = 0
+        self.properties: dict[str, Any] = {}
         self._link = link
         self._queue = queue
         self._next: Command | None = None

@@ -19,6 +19,7 @@ ParallelError
 ├── ClusterError                                a cluster that didn't start or didn't stay
 ├── OperationError                              a call that the controller refused
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
+│   ├── InvalidProperty         (LookupError)   a property that an engine does not have
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
 ├── QueueCleared                                a command that was removed before it ran
 ├── EngineDied                                  a kernel ended while it had work
@@ -49,6 +50,7 @@ __all__ = [
     "EngineLost",
     "HandshakeError",
     "InvalidEngineID",
+    "InvalidProperty",
     "MessageTooLarge",
     "NoClusterError",
     "NoEnginesRegistered",
@@ -150,6 +152,10 @@ class InvalidEngineID(OperationError, LookupError):
     """A target that does not exist."""
 
 
+class InvalidProperty(OperationError, LookupError):
+    """A property that an engine does not have."""
+
+
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none."""
 
@@ -229,8 +235,9 @@ class CompositeError(ExceptionGroup[Exception]):
             engine = getattr(error, "engine_id", None)
             method = getattr(error, "method", "call")
             name = error.type_name if isinstance(error, RemoteError) else type(error).__name__
-            text = error.text if isinstance(error, RemoteError) else str(error)
-            lines.append(f"[{'?' if engine is None else engine}:{method}]: {name}: {text}".rstrip(": "))
+            text = error.text if isinstance(error, RemoteError) else text_of(error)
+            first = text.strip().partition("\n")[0]
+            lines.append(f"[{'?' if engine is None else engine}:{method}]: {name}: {first}".rstrip(": "))
         group = super().__new__(cls, "\n".join(lines), exceptions)
         group.headline = message
         return group
@@ -248,14 +255,14 @@ class CompositeError(ExceptionGroup[Exception]):
         return self.message
 
     def print_tracebacks(self, excid: int | None = None, file: TextIO | None = None) -> None:
-        """Print the remote tracebacks, or the one at position `excid`.
+        """Print the remote tracebacks, or the one at position `excid`, to `file` or stdout.
 
         Raises:
             IndexError: `excid` is not a position in this group.
         """
-        chosen = self.exceptions if excid is None else (self.exceptions[excid],)
+        chosen = self.exceptions if excid is None else (self._at(excid),)
         for error in chosen:
-            notes = getattr(error, "__notes__", None) or [f"{type(error).__name__}: {error}"]
+            notes = getattr(error, "__notes__", None) or [f"{type(error).__name__}: {text_of(error)}"]
             print("\n".join(notes), file=file or sys.stdout)
 
     def raise_exception(self, excid: int = 0) -> None:
@@ -265,7 +272,22 @@ class CompositeError(ExceptionGroup[Exception]):
             IndexError: `excid` is not a position in this group.
             Exception: The one that was asked for.
         """
-        raise self.exceptions[excid]
+        raise self._at(excid)
+
+    def _at(self, excid: int) -> Exception:
+        try:
+            return self.exceptions[excid]
+        except IndexError:
+            last = len(self.exceptions) - 1
+            raise IndexError(f"there is no exception {excid} in this group; they are numbered 0 to {last}") from None
+
+
+def text_of(error: BaseException) -> str:
+    """Return an exception's text, also when its own class can't tell it."""
+    try:
+        return str(error)
+    except BaseException:
+        return f"<{type(error).__name__} whose text can't be had>"
 
 
 class PythonVersionWarning(UserWarning):

@@ -97,9 +97,10 @@ class Coroutines:
                 task.cancel()
                 loop.run_until_complete(asyncio.wait([task]))
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if self._asked:
-                raise KeyboardInterrupt from None
+                # With the frames that say where it waited.
+                raise KeyboardInterrupt().with_traceback(error.__traceback__) from None
             raise
         finally:
             self._task = None
@@ -315,13 +316,15 @@ class Kernel:
         except BaseException as error:
             # An interrupt on the last step out of the user's code: then the command has been interrupted.
             self._interrupts.shut()
-            return False, pack_error(error, engine_id=self._namespace.engine_id)
+            return False, self._namespace.failed(error)
 
     def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Buffer]:
         stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))
+            assert self._namespace is not None
+            self._namespace.printed(stdout, stderr)
         code, limit = Status.OK if good else Status.ERROR, self._limits.message
         if self._host and self._limits.share <= size_of(payload) <= limit:
             self._take_back()

@@ -9,21 +9,21 @@ import __future__
 
 import ast
 import builtins
+import functools
 import linecache
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import CodeType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
+from aioparallel import reference
 from aioparallel.errors import OperationError
+from aioparallel.history import Entry, History
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
 
-__all__ = ["VERBS", "Namespace"]
+__all__ = ["VERBS", "Namespace", "read_program"]
 
-#: How many inputs keep their source lines for tracebacks.
-SOURCES = 1000
-
+_MISSING: Any = object()
 _CO_COROUTINE = 0x80
 _FUTURES = 0
 for _feature in __future__.all_feature_names:
@@ -38,6 +38,13 @@ def verb(method: Callable[..., Any]) -> Callable[..., Any]:
     return method
 
 
+class _Again(Exception):
+    """An error that was packed before, to be answered once more."""
+
+    def __init__(self, payload: list[bytes]) -> None:
+        self.payload = payload
+
+
 class Namespace:
     """The names of one engine and what may be done with them.
 
@@ -49,6 +56,7 @@ class Namespace:
     Attributes:
         module: The engine's `__main__`.
         names: Its dict, where all code runs.
+        history: What has been executed.
     """
 
     def __init__(
@@ -63,13 +71,14 @@ class Namespace:
         self.names = self.module.__dict__
         self._run_coroutine = run_coroutine
         self._interrupts = nullcontext() if interrupts is None else interrupts
-        self._number = 0
-        self._sources: deque[str] = deque()
+        self.history = History()
+        #: The entry of the input that runs, or ran last, if the last command was one.
+        self._entry: Entry | None = None
         self._compiler_flags = 0
         self._seed()
 
     def __repr__(self) -> str:
-        return f"<Namespace of engine {self.engine_id}: {len(VERBS['keys'](self))} names, {self._number} inputs>"
+        return f"<Namespace of engine {self.engine_id}: {len(VERBS['keys'](self))} names, {self.history.number} inputs>"
 
     def run(self, buffers: Sequence[Buffer]) -> tuple[bool, list[Buffer]]:
         """Do a packed command.
@@ -79,15 +88,48 @@ class Namespace:
         Returns:
             Whether it succeeded, and its packed value (`unpack`) or error (`unpack_error`).
         """
+        self._entry = None
         try:
             with self._interrupts:
-                name, *arguments = unpack(buffers)
+                name, *arguments = self._arrived(buffers)
                 method = VERBS.get(name)
                 if method is None:
                     raise OperationError(f"unknown verb {name!r}: an engine knows {', '.join(sorted(VERBS))}")
                 return True, pack(method(self, *arguments), name="result")
+        except _Again as again:
+            return False, [*again.payload]
         except BaseException as error:
-            return False, pack_error(error, engine_id=self.engine_id)
+            return False, self.failed(error)
+
+    def failed(self, error: BaseException) -> list[Buffer]:
+        """Pack what the command that ran last has raised."""
+        payload = pack_error(error, engine_id=self.engine_id)
+        if self._entry is not None:
+            self._entry.failed(payload)
+            self.history.keep(self._entry)
+        return payload
+
+    def printed(self, stdout: bytes, stderr: bytes) -> None:
+        """Hear what the command that ran last has written."""
+        if self._entry is not None:
+            self._entry.stdout, self._entry.stderr = stdout, stderr
+            self.history.keep(self._entry)
+
+    def evaluate(self, expression: str) -> Any:
+        """Return the value of an expression over the names; what a `Reference` that arrives stands for."""
+        return eval(_reference(expression), self.names)
+
+    def _arrived(self, buffers: Sequence[Buffer]) -> Any:
+        """Unpack a command; what arrives in it may look at our names."""
+        reference.place = self
+        try:
+            return unpack(buffers)
+        except reference.Unresolved as unresolved:
+            cause = unresolved.__cause__
+        finally:
+            reference.place = None
+        assert cause is not None
+        raise cause
 
     @verb
     def execute(self, code: str) -> dict[str, Any]:
@@ -100,24 +142,84 @@ class Namespace:
             SyntaxError: It is not Python.
             BaseException: Whatever the code raises.
         """
-        self._number += 1
-        number = self._number
-        filename = f"<input-{number}>"
-        self._keep_source(filename, code)
-        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
-        body = compile(tree, filename, "exec", flags, dont_inherit=True)
-        self._compiler_flags |= body.co_flags & _FUTURES
-        flags |= self._compiler_flags
-        tail = None if last is None else compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
-        value = self._evaluate(body, tail)
-        text = None
+        entry = self._entry = self.history.begin(code)
+        value = self._evaluate(*self._compiled(code, entry.filename))
         if value is not None:
-            text = repr(value)
+            entry.text = repr(value)
             self.names["_"] = value
-        return {"input": code, "number": number, "id": self.engine_id, "repr": text}
+        self.history.keep(entry)
+        return self._outcome(entry)
+
+    @verb
+    def run_file(self, source: str, filename: str) -> dict[str, Any]:
+        """Run a file's code in the namespace; while it runs, `__file__` is its name.
+
+        Args:
+            source: Its text.
+            filename: Where it was read, maybe on another machine.
+
+        Returns:
+            As `execute`; the "repr" is always None.
+
+        Raises:
+            SyntaxError: This Python can't compile it.
+            BaseException: Whatever the code raises.
+        """
+        entry = self._entry = self.history.begin(source, filename)
+        # Its own `from __future__` hold for it, those of the prompt don't.
+        body = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        before = self.names.get("__file__", _MISSING)
+        self.names["__file__"] = filename
+        try:
+            self._evaluate(body, None)
+        finally:
+            if before is _MISSING:
+                self.names.pop("__file__", None)
+            else:
+                self.names["__file__"] = before
+        self.history.keep(entry)
+        return self._outcome(entry)
+
+    @verb
+    def get_result(self, number: int | None) -> dict[str, Any]:
+        """Return once more what `execute` or `run_file` gave, the last time or that one; or raise it.
+
+        Returns:
+            As `execute`, with the output as "stdout" and "stderr".
+
+        Raises:
+            IndexError: There is no such result, or none any more.
+            BaseException: What that input raised.
+        """
+        entry = self.history.entry(number)
+        if entry.error is not None:
+            raise _Again(entry.error)
+        stdout, stderr = entry.stdout.decode("utf-8", "replace"), entry.stderr.decode("utf-8", "replace")
+        return self._outcome(entry) | {"stdout": stdout, "stderr": stderr}
+
+    def _compiled(self, code: str, filename: str) -> tuple[CodeType, CodeType | None]:
+        """Compile an input: all but its last expression, and that."""
+        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        try:
+            tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+            # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
+            body = compile(tree, filename, "exec", flags, dont_inherit=True)
+            self._compiler_flags |= body.co_flags & _FUTURES
+            flags |= self._compiler_flags
+            if last is None:
+                return body, None
+            return body, compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
+        except SyntaxError as error:
+            if error.text is not None or not error.lineno:
+                raise
+            # What the parser lets pass and the compiler does not: that one looks for the line in a file.
+            line = linecache.getline(filename, error.lineno) or None
+            place = filename, error.lineno, error.offset, line, error.end_lineno, error.end_offset
+            raise SyntaxError(error.msg, place) from None
+
+    def _outcome(self, entry: Entry) -> dict[str, Any]:
+        return {"input": entry.input, "number": entry.number, "id": self.engine_id, "repr": entry.text}
 
     @verb
     def apply(self, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -173,6 +275,11 @@ class Namespace:
         self.names.update(values)
 
     @verb
+    def push_function(self, functions: dict[str, FunctionType]) -> None:
+        """Set names to functions that were rebound when they arrived: their globals are the names here."""
+        self.push(functions)
+
+    @verb
     def pull(self, names: str | Sequence[str]) -> Any:
         """Return the value of one name, or the list of the values of several.
 
@@ -180,6 +287,20 @@ class Namespace:
             NameError: There is no such name.
         """
         return self._value(names) if isinstance(names, str) else [self._value(name) for name in names]
+
+    @verb
+    def pull_function(self, names: str | Sequence[str]) -> Any:
+        """Return the function of that name, or the list of several.
+
+        Raises:
+            NameError: There is no such name.
+            TypeError: It is not that of a Python function.
+        """
+        for name in [names] if isinstance(names, str) else names:
+            if type(self._value(name)) is not FunctionType:
+                kind = type(self._value(name)).__name__
+                raise TypeError(f"{name!r} is not a Python function but of type {kind}; `pull` gets values of any kind")
+        return self.pull(names)
 
     @verb
     def keys(self) -> list[str]:
@@ -233,13 +354,30 @@ class Namespace:
                     value = await value
         return None if tail is None else value
 
-    def _keep_source(self, filename: str, code: str) -> None:
-        # No modification time: linecache.checkcache then leaves the entry alone.
-        linecache.cache[filename] = (len(code), None, [line + "\n" for line in code.splitlines()], filename)
-        self._sources.append(filename)
-        if len(self._sources) > SOURCES:
-            linecache.cache.pop(self._sources.popleft(), None)
-
 
 async def _await_each(first: Coroutine[Any, Any, Any], function: Callable[..., Any], rows: Iterable[Any]) -> list[Any]:
     return [await first, *[await function(*row) for row in rows]]
+
+
+@functools.lru_cache(256)
+def _reference(expression: str) -> CodeType:
+    return compile(expression, f"<Reference {expression}>", "eval", dont_inherit=True)
+
+
+def read_program(source: bytes, filename: str) -> str:
+    """Return the text of a file, once it is certain that it is Python; nothing of it is run.
+
+    Raises:
+        SyntaxError: It isn't; the error shows the line.
+    """
+    # Only a client comes here, and a kernel is to start soon.
+    from importlib.util import decode_source
+
+    try:
+        compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        return decode_source(source)
+    except (SyntaxError, ValueError) as error:
+        # Of null bytes and a wrong encoding some Pythons don't say which file has them.
+        if getattr(error, "filename", None) is not None:
+            raise
+        raise SyntaxError(str(error), (filename, None, None, None)) from None

@@ -7,14 +7,26 @@ from asyncio import CancelledError
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
+from aioparallel.reference import Reference
 from aioparallel.wire import NO_ENGINE, RESULT_META, Frame, Status
 
-__all__ = ["NAMES", "ExecuteResult", "QueueStatusList", "ResultList", "collect", "name_of", "outputs", "value_of"]
+__all__ = [
+    "NAMES",
+    "ExecuteResult",
+    "QueueStatusList",
+    "ResultList",
+    "Targets",
+    "collect",
+    "name_of",
+    "outputs",
+    "value_of",
+]
 
+Targets: TypeAlias = int | str | Sequence[int]
 
 #: What the parts of a payload are called when one of them can't be sent.
 NAMES = {
@@ -25,11 +37,20 @@ NAMES = {
     "pull": ("verb", "names"),
     "keys": ("verb",),
     "reset": ("verb",),
+    "push_function": ("verb", "functions"),
+    "pull_function": ("verb", "names"),
+    "run_file": ("verb", "source", "filename"),
+    "get_result": ("verb", "i"),
 }
+
+#: Methods whose values are what an input came to.
+_EXECUTED = frozenset({"execute", "run", "get_result"})
 
 
 def name_of(f: Any) -> str:
     """Return what to call a function in `status`."""
+    if isinstance(f, Reference):
+        return f.name[:80]
     while isinstance(f, functools.partial):
         f = f.func
     return str(getattr(f, "__qualname__", None) or type(f).__name__)[:80]
@@ -37,12 +58,12 @@ def name_of(f: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExecuteResult:
-    """What one engine answers to `execute`.
+    """What one engine answers to `execute`, `run` and `get_result`.
 
     Attributes:
         id: The engine.
         number: The input's number, from 1 for each engine.
-        input: The code.
+        input: The code; of a file, `run('its name')`.
         stdout, stderr: What it wrote.
         value: The repr of the last statement's value if that was an expression, else None.
     """
@@ -146,12 +167,14 @@ def collect(frames: list[Frame], *, method: str, targets: Sequence[int] | None, 
 
 
 def _listed(method: str, values: list[Any]) -> list[Any]:
-    return ResultList(values) if method == "execute" else values
+    return ResultList(values) if method in _EXECUTED else values
 
 
 def _shaped(frame: Frame, method: str) -> Any:
     value = value_of(frame, method)
-    if method != "execute":
+    if method not in _EXECUTED:
         return value
+    # A result of long ago brings its output along; a new one comes with it.
     _, _, stdout, stderr = outputs(frame)
+    stdout, stderr = value.get("stdout", stdout), value.get("stderr", stderr)
     return ExecuteResult(value["id"], value["number"], value["input"], stdout, stderr, value["repr"])

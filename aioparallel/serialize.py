@@ -14,15 +14,16 @@ from __future__ import annotations
 import functools
 import json
 import marshal
-import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-from types import CodeType, FunctionType, WrapperDescriptorType
+from types import CellType, CodeType, FunctionType, WrapperDescriptorType
 from typing import Any, TypeAlias
 
 from aioparallel.capture import PYTHON, Codec, Description, Template, describe, importable
-from aioparallel.errors import DeserializationError, RemoteError, SerializationError
+from aioparallel.errors import DeserializationError, RemoteError, SerializationError, text_of
+from aioparallel.rebinding import Rebinding, make_function
+from aioparallel.reference import Unresolved
 
 __all__ = ["Buffer", "pack", "pack_error", "unpack", "unpack_error"]
 
@@ -81,6 +82,19 @@ class _Packer(pickle.Pickler):
         return NotImplemented
 
 
+class _Rebinder(_Packer):
+    """Plain pickle for functions that leave their globals behind."""
+
+    def __init__(self, rebinding: Rebinding) -> None:
+        super().__init__()
+        self._rebinding = rebinding
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Take functions and their cells apart; the rest as ever."""
+        reduced = self._rebinding.reduce(obj, _rebound)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+
 _idle: list[_Packer] = []
 
 
@@ -89,7 +103,7 @@ _MAKE = b"caioparallel.serialize\n_make\nB"
 _CODEC = Codec(functools.partial(pickle.dumps, protocol=5), pickle.loads, marshal.dumps, marshal.loads)
 
 
-def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
+def pack(obj: Any, *, name: str | Sequence[str] = "value", rebind: Collection[FunctionType] = ()) -> list[Buffer]:
     """Turn an object into buffers that `unpack` takes.
 
     Buffers after the first may be views of memory that belongs to `obj`: change nothing there until they are sent.
@@ -97,10 +111,13 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
     Args:
         obj: What to pack.
         name: What to call it in an error; or one name for each of its items, if it is a tuple.
+        rebind: Functions in it that take on the names of the engine they arrive in as their globals (`Rebinding`).
 
     Raises:
         SerializationError: It, or something in it, can't be sent; the text names the path to it.
     """
+    if rebind:
+        return _pack_rebound(obj, name, Rebinding(rebind, marshal.dumps))
     if type(obj) is tuple and len(obj) == 4 and obj[3] == {} and type(obj[1]) is FunctionType:
         call = _pack_call(*obj[:3])
         if call is not None:
@@ -114,6 +131,15 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value") -> list[Buffer]:
     buffers = parts[:] if len(parts) == 1 else _assemble(parts)
     _reuse(packer)
     return buffers
+
+
+def _pack_rebound(obj: Any, name: str | Sequence[str], rebinding: Rebinding) -> list[Buffer]:
+    packer = _Rebinder(rebinding)
+    try:
+        packer.dump(obj)
+    except Exception as error:
+        return _pack_whole(obj, name, error, rebinding)
+    return _assemble(packer.parts.pieces)
 
 
 def _pack_call(verb: Any, function: FunctionType, args: Any) -> bytes | None:
@@ -170,17 +196,18 @@ def unpack(buffers: Sequence[Buffer]) -> Any:
     Raises:
         DeserializationError: It can't be rebuilt here; the text holds the original reason.
         SerializationError: It holds code captured by another version of Python.
+        Unresolved: It holds a `Reference`, and that raised (in an engine only).
     """
     try:
         if len(buffers) == 1:
             return pickle.loads(buffers[0])
         first, *others = buffers
         return pickle.loads(first, buffers=map(_writable, others))
-    except (SerializationError, KeyboardInterrupt):
+    except (SerializationError, Unresolved, KeyboardInterrupt):
         raise
     except BaseException as error:
         # Also SystemExit and its like: what arrives must not end the program it arrives in.
-        raise DeserializationError(f"cannot rebuild what arrived: {type(error).__name__}: {_text(error)}") from error
+        raise DeserializationError(f"cannot rebuild what arrived: {type(error).__name__}: {text_of(error)}") from error
 
 
 def _writable(buffer: Buffer) -> Buffer:
@@ -239,6 +266,11 @@ def _make(blob: bytes) -> FunctionType:
     return _template(blob).make()
 
 
+def _rebound(blob: bytes, name: str, cells: tuple[CellType, ...], home: str) -> FunctionType:
+    _require_python(blob[0], blob[1])
+    return make_function(marshal.loads(blob[2:]), name, cells, home)
+
+
 @functools.lru_cache(256)
 def _template(blob: bytes) -> Template:
     _require_python(blob[0], blob[1])
@@ -264,8 +296,13 @@ def _capturer() -> Any:
 
     class Capturer(cloudpickle.Pickler):  # type: ignore[misc]
         tied = False
+        rebinding: Rebinding | None = None
 
         def reducer_override(self, obj: Any) -> Any:
+            if self.rebinding is not None:
+                reduced = self.rebinding.reduce(obj, _rebound)
+                if reduced is not NotImplemented:
+                    return reduced
             reduced = super().reducer_override(obj)
             # Six items: made empty, then given its state, as captured functions and classes are.
             if type(obj) is CodeType or (reduced is not NotImplemented and len(reduced) == 6):
@@ -275,7 +312,7 @@ def _capturer() -> Any:
     return Capturer
 
 
-def _capture(obj: Any, error: Exception) -> list[Buffer]:
+def _capture(obj: Any, error: Exception, rebinding: Rebinding | None) -> list[Buffer]:
     """Pack with everything captured what failed with `error` without."""
     if isinstance(error, RecursionError):
         raise error
@@ -288,6 +325,7 @@ def _capture(obj: Any, error: Exception) -> list[Buffer]:
         raise error from None
     parts = _Parts()
     capturer = capturer_class(parts, 5, buffer_callback=parts.keep)
+    capturer.rebinding = rebinding
     capturer.dump(obj)
     # Code runs or crashes before anyone can look at it, so its version is checked by the very first opcodes.
     check = b"\x80\x05caioparallel.serialize\n_require_python\nK%cK%c\x86R0" % PYTHON if capturer.tied else b""
@@ -302,38 +340,33 @@ def _called(obj: Any) -> str:
 # --- what to say of an object that can't be sent --------------------------------------------------------------------
 
 
-def _pack_whole(obj: Any, name: str | Sequence[str], error: Exception) -> list[Buffer]:
+def _pack_whole(
+    obj: Any, name: str | Sequence[str], error: Exception, rebinding: Rebinding | None = None
+) -> list[Buffer]:
     """Pack with cloudpickle what plain pickle can't, or say which part of it nobody can."""
     try:
-        return _capture(obj, error)
+        return _capture(obj, error, rebinding)
     except Exception as reason:
         # Not before it is needed: kernels start without it.
         from aioparallel.culprit import culprit
 
-        path, text = culprit(obj, name, reason, _refusal)
+        path, text = culprit(obj, name, reason, functools.partial(_refusal, rebinding=rebinding))
         raise SerializationError(f"cannot send {path}: {text}") from reason
 
 
-def _refusal(obj: Any) -> Exception | None:
+def _refusal(obj: Any, rebinding: Rebinding | None) -> Exception | None:
     """Return why an object can't be packed, or None if it can."""
     try:
-        _Packer().dump(obj)
+        (_Packer() if rebinding is None else _Rebinder(rebinding)).dump(obj)
     except Exception as error:
         try:
-            _capture(obj, error)
+            _capture(obj, error, rebinding)
         except Exception as reason:
             return reason
     return None
 
 
 # --- exceptions -----------------------------------------------------------------------------------------------------
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)[:LONGEST_TEXT]
-    except BaseException:
-        return f"<{type(error).__name__} whose text can't be had>"
 
 
 def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Buffer]:
@@ -345,12 +378,15 @@ def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Bu
         error: What was raised.
         engine_id: Where.
     """
+    # Not before it is needed: kernels start without it.
+    from aioparallel.tracebacks import traceback_text
+
     kind = type(error)
     notes = error.__dict__.get("__notes__")
     description = {
         "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-        "text": _text(error),
-        "traceback": _traceback_text(error),
+        "text": text_of(error)[:LONGEST_TEXT],
+        "traceback": traceback_text(error)[-LONGEST_TEXT:],
         "notes": [note for note in notes if type(note) is str] if type(notes) is list else [],
         "engine": engine_id,
     }
@@ -367,10 +403,12 @@ def unpack_error(buffers: Sequence[Buffer]) -> Exception:
     It is the original, of its original class, if that can be rebuilt here; else a `RemoteError`. Whatever arrives, this
     raises nothing.
     """
+    from aioparallel.tracebacks import with_sources
+
     described: dict[str, Any] = {}
     with suppress(BaseException):
         described = dict(json.loads(bytes(buffers[0])))
-    traceback_text = str(described.get("traceback", ""))
+    traceback_text = with_sources(str(described.get("traceback", "")))
     engine_id = described.get("engine")
     error: Exception | None = None
     if len(buffers) > 1:
@@ -421,29 +459,3 @@ def _rebuild(kind: Any, args: Any = None, state: Any = None) -> Exception | None
     error.args = args
     error.__setstate__(state)
     return error if _can_be_raised(type(error)) else None
-
-
-_OURS = (os.path.join(os.path.dirname(__file__), ""), os.path.join(os.path.dirname(os.__file__), "asyncio", ""))
-
-
-def _traceback_text(error: BaseException) -> str:
-    """Format a traceback from the first frame that is the user's."""
-    try:
-        import traceback
-
-        formatted = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-        _trim(formatted)
-        return "".join(formatted.format())[-LONGEST_TEXT:].rstrip("\n")
-    except BaseException:
-        return ""
-
-
-def _trim(formatted: Any) -> None:
-    """Remove the frames by which we came to the user's, here and in what is chained to it."""
-    pending = [formatted]
-    for entry in pending:
-        ours = 0
-        while ours < len(entry.stack) and entry.stack[ours].filename.startswith(_OURS):
-            ours += 1
-        del entry.stack[:ours]
-        pending += filter(None, (entry.__cause__, entry.__context__, *(entry.exceptions or ())))

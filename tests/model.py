@@ -72,6 +72,7 @@ class ModelHost:
         """Run one of the commands that wait."""
         frame = self.waiting.pop(place)
         good, payload = self.spaces[frame.engine].run(frame.buffers)
+        self.spaces[frame.engine].printed(stdout, stderr)
         header = RESULT_META.pack(0.0, self.seconds, len(stdout)) + stdout + stderr
         self.connection.send(
             encode(Kind.RESULT, frame.id, code=int(not good), engine=frame.engine, header=header, buffers=payload)

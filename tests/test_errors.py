@@ -99,8 +99,25 @@ def test_several_can_be_split_printed_and_raised():
         group.raise_exception()
     with pytest.raises(QueueCleared):
         group.raise_exception(1)
-    with pytest.raises(IndexError):
-        group.raise_exception(7)
+    for wrong in (group.raise_exception, group.print_tracebacks):
+        with pytest.raises(IndexError, match="there is no exception 7 in this group; they are numbered 0 to 2"):
+            wrong(7)
+
+
+def test_a_line_an_engine_whatever_its_text():
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    group = CompositeError("three", [ValueError("a\nb"), Mute(), ValueError("\n")])
+    assert str(group).splitlines()[1:] == [
+        "[?:call]: ValueError: a",
+        "[?:call]: Mute: <Mute whose text can't be had>",
+        "[?:call]: ValueError",
+    ]
+    out = io.StringIO()
+    group.print_tracebacks(1, file=out)
+    assert out.getvalue() == "Mute: <Mute whose text can't be had>\n"
 
 
 def test_users_may_catch_them_as_pythons_own():

@@ -31,7 +31,8 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {"errors", "events", "namespace", "partition", "proof", "queues", "scheduler", "handshake", "session", "wire"}
+SANS_IO = {"errors", "events", "history", "namespace", "partition", "proof", "queues", "rebinding", "reference"}
+SANS_IO |= {"scheduler", "handshake", "session", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -64,9 +65,9 @@ ONLY_READ_IN = {
     ("uuid", "uuid4"): set[str](),
 }
 #: What can unpickle. The controller's modules never import these.
-UNPICKLES = {"capture", "namespace", "serialize"}
+UNPICKLES = {"capture", "namespace", "rebinding", "serialize"}
 #: The client's side of the interfaces, which is in the same files: these import serialize when it is first used.
-CLIENT_SIDE = {"channel", "results"}
+CLIENT_SIDE = {"channel", "programs", "results"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,8 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "kernel", "memory", "namespace", "native", "serialize", "shared", "source", "wire"}
+KERNEL = {"capture", "errors", "history", "kernel", "memory", "namespace", "native", "rebinding", "reference"}
+KERNEL |= {"serialize", "shared", "source", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import linecache
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from aioparallel import namespace as module
 from aioparallel.errors import OperationError, RemoteError, SerializationError
 from aioparallel.namespace import VERBS, Namespace
 from aioparallel.serialize import Buffer, pack, unpack, unpack_error
@@ -33,7 +31,19 @@ def note(error: BaseException) -> str:
 
 
 def test_the_verbs() -> None:
-    assert sorted(VERBS) == ["apply", "execute", "keys", "map", "pull", "push", "reset"]
+    assert sorted(VERBS) == [
+        "apply",
+        "execute",
+        "get_result",
+        "keys",
+        "map",
+        "pull",
+        "pull_function",
+        "push",
+        "push_function",
+        "reset",
+        "run_file",
+    ]
 
 
 def test_execute_is_a_prompt(engine: Namespace) -> None:
@@ -114,15 +124,6 @@ def test_tracebacks_are_the_users(engine: Namespace) -> None:
     assert "    f(y)\n" in text
     assert "    return 1 / x\n" in text
     assert caught.value.engine_id == 3  # type: ignore[attr-defined]
-
-
-def test_sources_are_bounded(engine: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SOURCES", 10)
-    for number in range(25):
-        do(engine, "execute", f"x = {number}")
-    assert sum(name.startswith("<input-") and name in engine._sources for name in linecache.cache) == 10
-    assert linecache.getline("<input-25>", 1) == "x = 24\n"
-    assert linecache.getline("<input-15>", 1) == ""
 
 
 def test_apply(engine: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""README: its Python runs, its transcript is what one sees, its second command is run for every change."""
+"""README and docs: their Python runs. README: its transcript is what one sees, its second command runs every change."""
 
 from __future__ import annotations
 
@@ -23,8 +23,21 @@ sys.exit(runner.failures > 0)
 """
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def pages() -> list[str]:
+    return sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def programs() -> list[tuple[str, int]]:
+    """Return each block of Python: its page, and which it is there."""
+    return [
+        (name, number)
+        for name in pages()
+        for number in range(len(blocks("python", (ROOT / name).read_text(encoding="utf-8"))))
+    ]
 
 
 def run_on_a_cluster(script: Path, *, typed: str = "") -> subprocess.CompletedProcess[str]:
@@ -38,9 +51,9 @@ def expected_output(block: str) -> list[str]:
     return re.findall(r"# -> (.*)$", block, re.MULTILINE)
 
 
-@pytest.mark.parametrize("number", range(len(blocks("python"))))
-def test_python_block(number: int, tmp_path: Path) -> None:
-    block = blocks("python")[number]
+@pytest.mark.parametrize(("name", "number"), programs())
+def test_python_block(name: str, number: int, tmp_path: Path) -> None:
+    block = blocks("python", (ROOT / name).read_text(encoding="utf-8"))[number]
     script = tmp_path / "block.py"
     script.write_text(block, encoding="utf-8")
     done = run_on_a_cluster(script)
@@ -67,10 +80,6 @@ def test_the_second_command_is_the_one_run_for_every_change() -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert ".venv/bin/aiocluster run -n 4 examples/wordfreq.py" in commands[0]
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == commands[1]
-
-
-def pages() -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("name", pages())

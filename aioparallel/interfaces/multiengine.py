@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.calls import MultiEngineCalls, View
 from aioparallel.channel import Client, Finish, Handle
-from aioparallel.errors import NoEnginesRegistered, OperationError, ParallelError, QueueCleared
+from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.joint import call_each
 from aioparallel.queues import Command
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from aioparallel.engines import Engine
 
 __all__ = ["MultiEngineClient", "MultiEngineInterface"]
+
+#: How much the properties of one engine may take as JSON, bytes.
+PROPERTIES = 64 * 1024
 
 
 class _Submission:
@@ -128,6 +132,55 @@ class MultiEngineInterface(Interface):
             return
         await self._each(client, targets, lambda engine: engine.stop())
 
+    @remote
+    def set_properties(self, client: ClientProxy, targets: Any, properties: dict[str, Any]) -> None:
+        """Note something about the targets."""
+        if not isinstance(properties, dict):
+            raise OperationError(f"properties are an object, not {properties!r}")
+        changed = [(engine, engine.properties | properties) for engine in self._engines(client, targets)]
+        for engine, wanted in changed:
+            size = len(json.dumps(wanted))
+            if size > PROPERTIES:
+                raise OperationError(
+                    f"the properties of engine {engine.id} would take {size:,} bytes; the limit is {PROPERTIES:,}"
+                )
+        for engine, wanted in changed:
+            engine.properties = wanted
+
+    @remote
+    def get_properties(self, client: ClientProxy, targets: Any, names: Any) -> list[Any]:
+        """Return for each target the value of one name, a dict of several, or (None) of all."""
+        engines = self._engines(client, targets)
+        if names is None:
+            return [engine.properties for engine in engines]
+        if isinstance(names, str):
+            return [_property(engine, names) for engine in engines]
+        return [{name: _property(engine, name) for name in _strings(names)} for engine in engines]
+
+    @remote
+    def has_properties(self, client: ClientProxy, targets: Any, names: Any) -> list[Any]:
+        """Return for each target whether it has one name, or a list of that for several."""
+        engines = self._engines(client, targets)
+        if isinstance(names, str):
+            return [names in engine.properties for engine in engines]
+        return [[name in engine.properties for name in _strings(names)] for engine in engines]
+
+    @remote
+    def del_properties(self, client: ClientProxy, targets: Any, names: Any) -> None:
+        """Forget some of what is noted about the targets."""
+        engines, names = self._engines(client, targets), [names] if isinstance(names, str) else _strings(names)
+        for engine in engines:
+            for name in names:
+                _property(engine, name)
+        for engine in engines:
+            engine.properties = {name: value for name, value in engine.properties.items() if name not in names}
+
+    @remote
+    def clear_properties(self, client: ClientProxy, targets: Any) -> None:
+        """Forget all that is noted about the targets."""
+        for engine in self._engines(client, targets):
+            engine.properties = {}
+
     async def _each(self, client: ClientProxy, targets: Any, ask: Callable[[Engine], Any]) -> None:
         answers = [ask(engine) for engine in self._engines(client, targets)]
         for answer in answers:
@@ -150,6 +203,29 @@ class MultiEngineInterface(Interface):
 
     def _is_ours(self, command: Command) -> bool:
         return isinstance(command, _Part)
+
+
+def _property(engine: Engine, name: str) -> Any:
+    """Return a property of an engine.
+
+    Raises:
+        InvalidProperty: It does not have it.
+    """
+    if name not in engine.properties:
+        known = ", ".join(sorted(engine.properties)) or "none"
+        raise InvalidProperty(f"engine {engine.id} has no property {name!r}; it has {known}"[:1000])
+    return engine.properties[name]
+
+
+def _strings(names: Any) -> list[str]:
+    """Return names as they came, once it is certain that they are some.
+
+    Raises:
+        OperationError: They are not a list of strings.
+    """
+    if not isinstance(names, list) or not all(type(name) is str for name in names):
+        raise OperationError(f"names of properties are a list of strings, not {names!r}"[:1000])
+    return names
 
 
 class MultiEngineClient(MultiEngineCalls, Client):
