@@ -102,7 +102,7 @@ def join(parts: Sequence[Any], dist: str = "b") -> Any:
     sequences = all(map(is_sequence, parts))
     if len(parts) == 1 and sequences:
         return parts[0]
-    kinds = {(type(part), getattr(part, "typecode", None)) for part in parts}
+    kinds = {(type(part), part.typecode if isinstance(part, array) else "") for part in parts}
     if not sequences or len(kinds) != 1:
         items = [part if is_sequence(part) and not isinstance(part, _TEXTS) else [part] for part in parts]
         return _fill([None] * _count(items), items, dist)
