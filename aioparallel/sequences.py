@@ -77,7 +77,7 @@ class SequenceCalls:
         _check_key(key)
         check_dist(dist)
         joined = functools.partial(join, dist=dist)
-        return self._command("pull", (key,), targets, block, f"gather {key}", method="gather", then=joined)
+        return self._command("pull", (key,), targets, block, label=f"gather {key}", method="gather", then=joined)
 
     def map(
         self,
@@ -176,7 +176,9 @@ class SequenceCalls:
         """
         asked = names if isinstance(names, str) else list(names)
         transposed = None if isinstance(asked, str) or self._is_bare(targets) else _transposed
-        return self._command("pull", (asked,), targets, block, f"pull {names}", method="zip_pull", then=transposed)
+        return self._command(
+            "pull", (asked,), targets, block, label=f"pull {names}", method="zip_pull", then=transposed
+        )
 
 
 @dataclass(frozen=True, slots=True)
