@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
     from aioparallel.interfaces.task import TaskClient as TaskClient
+    from aioparallel.output import Output as Output
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ _HOMES = {
     "Limits": "wire",
     "MonitorClient": "interfaces.monitor",
     "MultiEngineClient": "interfaces.multiengine",
+    "Output": "output",
     "TaskClient": "interfaces.task",
     "remote": "interface",
     **dict.fromkeys(_errors.__all__, "errors"),

@@ -7,8 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from aioparallel.channel import Finish, plain_value, serializer
+from aioparallel.channel import Channel, Finish, plain_value, serializer
 from aioparallel.errors import InvalidEngineID
+from aioparallel.forwarding import LogForwarding
+from aioparallel.output import Listener, Printer, Watching, watch_of
+from aioparallel.records import as_level
 from aioparallel.results import NAMES, QueueStatusList, collect, name_of
 from aioparallel.wire import Frame
 
@@ -37,6 +40,7 @@ class MultiEngineCalls:
     _bare = False
 
     # What a face provides.
+    channel: Channel
     _begin: Callable[..., Any]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
@@ -122,6 +126,62 @@ class MultiEngineCalls:
         """End the targets; with `controller=True` the whole cluster."""
         return self._operate("kill", block, targets=self._plain(targets), controller=controller)
 
+    def watching(self, callback: Listener | None = None) -> Watching:
+        """Return a context manager: what the commands that are submitted inside it write is shown while they run.
+
+        Each is watched until it has ended, also after the `with`. A view shows what its engines write.
+
+        Args:
+            callback: Called with each piece, an `Output`, in order, and with the last one before the call has its
+                value; it is for short work, and an exception in it is logged. None prints to this program's own stdout
+                and stderr, each line behind `[engine] `.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{callback!r} can't be called")
+        engines = self._plain(None)
+        return Watching(self.channel, callback or Printer(), None if isinstance(engines, str) else engines)
+
+    def forward_logging(
+        self,
+        level: int | str = "INFO",
+        logger: str = "",
+        *,
+        targets: Targets | None = None,
+        block: bool | None = None,
+    ) -> LogForwarding:
+        """Have the log records that user code makes on the targets handled here, by the logger of the same name.
+
+        Each is a `logging.LogRecord` with the attribute `engine`, the engine's id; its arguments are merged into its
+        message, and of an exception there is the formatted text. Records made in a command are here before its result.
+        What comes faster than it can be passed on is left out, the oldest first, and a record says how many that were.
+        Engines that join or restart are asked as soon as this client hears of them.
+
+        Args:
+            level: Records below it stay where they are: a number or a name. The engines' logger is set to it while
+                it would let fewer through.
+            logger: Whose records, and those of the loggers below it; "" is the root.
+            targets: Which engines.
+            block: On the blocking face: whether to return only when all targets do so.
+
+        Returns:
+            What ends it: `close()`, or its `with`. The end of this client ends it too.
+
+        Raises:
+            ValueError: There is no such level.
+            TypeError: `logger` is not a name.
+        """
+        forwarding = LogForwarding(self.channel, as_level(level), logger, self._plain(targets))
+        try:
+            forwarding.installed = self._submit(*forwarding.request, targets, kept=True)
+            self._deliver(forwarding.installed, block)
+        except BaseException:
+            forwarding.close()
+            raise
+        return forwarding
+
     def __getitem__(self, key: str | int | slice | Sequence[int]) -> Any:
         if isinstance(key, str):
             return self.pull(key)
@@ -152,6 +212,12 @@ class MultiEngineCalls:
     def _command(
         self, verb: str, arguments: tuple[Any, ...], targets: Targets | None, block: bool | None, label: str = ""
     ) -> Any:
+        return self._deliver(self._submit(verb, arguments, targets, label), block)
+
+    def _submit(
+        self, verb: str, arguments: tuple[Any, ...], targets: Targets | None, label: str = "", *, kept: bool = False
+    ) -> Any:
+        """Submit a command; `kept` ones stay in a queue that is cleared."""
         chosen_ones = self._plain(targets)
         finish = functools.partial(
             collect,
@@ -159,9 +225,14 @@ class MultiEngineCalls:
             targets=None if isinstance(chosen_ones, str) else chosen_ones,
             bare=self._bare and targets is None,
         )
-        header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
+        call: dict[str, Any] = {"targets": chosen_ones, "label": (label or verb)[:80]}
+        watch = watch_of(self.channel, self.channel.loop)
+        if watch is not None:
+            call["watched"] = True
+        if kept:
+            call["kept"] = True
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
-        return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
+        return self._begin("submit", finish, header=json.dumps(call).encode(), buffers=buffers, watch=watch)
 
     def _plain(self, targets: Targets | None) -> str | list[int]:
         """Return targets as they travel.
@@ -197,6 +268,7 @@ class View(MultiEngineCalls):
     def __init__(self, client: MultiEngineCalls, targets: Targets, *, bare: bool) -> None:
         self.targets = targets
         self._client = client
+        self.channel = client.channel
         self._bare = bare
         self._begin = client._begin
         self._deliver = client._deliver

@@ -14,7 +14,7 @@ import json
 import platform
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
@@ -31,10 +31,11 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.output import Output, Watch
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, News, Status, encode
 
-__all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
+__all__ = ["Answers", "Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
 
 #: Pieces of calls that are sent in one go.
 BATCH = 4096
@@ -45,6 +46,8 @@ FEW = 8
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
+#: Of each RESULT that answered a call its engine, code and header.
+Answers: TypeAlias = Sequence[tuple[int, int, bytes]]
 Future: TypeAlias = "asyncio.Future[Any] | concurrent.futures.Future[Any]"
 
 
@@ -91,9 +94,29 @@ def find_capability(
 
 
 class Handle(asyncio.Future[Any]):
-    """What a call gives back at once: await it for the value; cancel it to withdraw the work."""
+    """What a call gives back at once: await it for the value; cancel it to withdraw the work.
+
+    Attributes:
+        number: The call's number; there is no other of it among this client's.
+    """
 
     withdraw: Callable[[], None] | None = None
+    number: int = 0
+    answers: Answers = ()
+    written: Watch | None = None
+    _channel: Channel
+
+    async def output(self) -> AsyncIterator[Output]:
+        """Iterate over what the call writes, piece by piece, while it runs, until it has ended.
+
+        Whenever one asks, also after the end, it begins at the beginning. The last piece comes before the value.
+        Leaving the loop early leaves the call alone.
+        """
+        watch = self._channel.watch(self.number, self)
+        place = 0
+        while await watch.more(place):
+            yield watch.pieces[place]
+            place += 1
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Withdraw the work; it is dropped where it waits, or interrupted where it runs."""
@@ -126,6 +149,10 @@ class Channel:
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
+        self._watched: dict[int, Watch] = {}
+        #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
+        self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
+        self.on_engines: list[Callable[[list[int]], object]] = []
         self._posted: deque[Sequence[Buffer]] = deque()
         self._posting = False
         self._connection: Connection | None = None
@@ -194,9 +221,24 @@ class Channel:
             self._drained.set_result(None)
 
     def call(
-        self, operation: str, future: Future, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()
+        self,
+        operation: str,
+        future: Future,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        watch: Watch | None = None,
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
+
+        Args:
+            operation: Its name.
+            future: What its answer settles.
+            finish: Makes the value.
+            header: What it carries for the controller.
+            buffers: What it carries for engines.
+            watch: What is told what it writes; the header asks the controller to tell us.
 
         Returns:
             The call's number, for `withdraw`.
@@ -219,8 +261,11 @@ class Channel:
                 raise MessageTooLarge(f"{text} (Limits.header)") from None
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
         self._pending[number] = future, finish
+        if watch is not None:
+            self._watched[number] = watch
         if self._error is not None:
             self._pending.pop(number, None)
+            self._watched.pop(number, None)
             raise self._error
         self._post(pieces)
         return number
@@ -230,6 +275,28 @@ class Channel:
         if self._pending.pop(number, None) is not None and self._error is None:
             self._partial.pop(number, None)
             self._post(encode(Kind.CANCEL, number))
+            if self._watched and (watch := self._watched.pop(number, None)) is not None:
+                self._wake(watch.end)
+
+    def watch(self, number: int, future: Any) -> Watch:
+        """Return the watch of a call whose answer settles, or has settled, `future`. On the loop.
+
+        One that ran already, or still runs, is watched from its beginning.
+        """
+        watch: Watch | None = future.written
+        if watch is None:
+            watch = future.written = self._watched.get(number) or Watch(self.loop)
+            under_way = number in self._pending
+            for brief in [frame.brief() for frame in self._partial.get(number, ())] if under_way else future.answers:
+                watch.answered(number, *brief)
+            if not under_way:
+                watch.end()
+            elif number not in self._watched:
+                self._watched[number] = watch
+                if "watch" in self._codes:
+                    header = json.dumps({"call": number}).encode()
+                    self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch"], header=header))
+        return watch
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -274,6 +341,8 @@ class Channel:
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.RESULT:
+                if self._watched:
+                    self._answered(frame)
                 if frame.flags & LAST:
                     pending = self._pending.pop(frame.id, None)
                     if pending is not None:
@@ -282,10 +351,32 @@ class Channel:
                 elif frame.id in self._pending:
                     self._partial.setdefault(frame.id, []).append(frame)
             elif frame.kind == Kind.NOTICE:
-                self._notice(frame.json())
+                if frame.code == News.EVENT:
+                    self._notice(frame.json())
+                else:
+                    self._told(frame)
             elif frame.kind == Kind.GOODBYE:
                 assert self._connection is not None
                 self._connection.close(ConnectionLost(f"the controller ended the connection: {frame.json()['text']}"))
+
+    def _answered(self, frame: Frame) -> None:
+        """Complete what a watched call has written."""
+        watch = self._watched.get(frame.id)
+        if watch is not None:
+            watch.answered(frame.id, *frame.brief())
+            if frame.flags & LAST:
+                del self._watched[frame.id]
+                watch.end()
+
+    def _told(self, frame: Frame) -> None:
+        """Take news of what user code writes or logs."""
+        if frame.code == News.RECORD:
+            news = frame.json()
+            take = self.forwardings.get(news.get("request", 0)) if isinstance(news, dict) else None
+            if take is not None:
+                take(frame.engine, news)
+        elif frame.id in self._watched:
+            self._watched[frame.id].wrote(frame)
 
     def _notice(self, notice: dict[str, Any]) -> None:
         for number, python in notice.get("joined", ()):
@@ -301,6 +392,8 @@ class Channel:
                 )
         for number in notice.get("left", ()):
             self.engines.pop(number, None)
+        for listener in tuple(self.on_engines):
+            listener([number for number, _ in notice.get("joined", ())] + notice.get("restarted", []))
 
     def _lost(self, error: BaseException | None) -> None:
         text = str(error) if error else "the controller closed the connection"
@@ -309,6 +402,8 @@ class Channel:
             _, (future, _) = self._pending.popitem()
             _fail(future, ConnectionLost(str(self._error)))
         self._partial.clear()
+        while self._watched:
+            self._watched.popitem()[1].end()
         self._on_drained()
         if not self._closed.done():
             self._closed.set_result(None)
@@ -316,6 +411,7 @@ class Channel:
 
 def _settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
+    future.answers = [frame.brief() for frame in frames]  # type: ignore[union-attr]
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -409,11 +505,20 @@ class Client:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         await self.channel.aclose()
 
-    def _begin(self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()) -> Handle:
+    def _begin(
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        watch: Watch | None = None,
+    ) -> Handle:
         """Call an operation; return the handle of its answer."""
         channel = self.channel
         handle = Handle(loop=channel.loop)
-        number = channel.call(operation, handle, finish, header=header, buffers=buffers)
+        number = channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch)
+        handle._channel, handle.number = channel, number
         handle.withdraw = lambda: channel.withdraw(number)
         return handle
 

@@ -16,11 +16,12 @@ from aioparallel.errors import *  # noqa: F403  (every exception is importable f
 from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
 from aioparallel.interfaces.task import Mapping, TaskCalls
+from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
 from aioparallel.wire import Limits
 
-__all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
+__all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "Output", "PendingResult", "TaskClient", *_errors]
 
 
 class Client:
@@ -73,13 +74,19 @@ class Client:
             self._portal.run(self._channel.aclose())
 
     def _begin(
-        self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Any] = ()
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Any] = (),
+        watch: Watch | None = None,
     ) -> PendingResult:
         channel = self._channel
         if channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
-        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers))
+        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch))
         return pending
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
@@ -103,6 +110,11 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     interface: ClassVar[str] = "multiengine"
     _view = View
+
+    @property
+    def channel(self) -> Channel:  # type: ignore[override]
+        """The connection."""
+        return self._channel
 
     def _known_ids(self) -> list[int]:
         ids: list[int] = self._begin("get_ids", plain_value, header=b"{}").result()

@@ -25,6 +25,8 @@ NAMES = {
     "pull": ("verb", "names"),
     "keys": ("verb",),
     "reset": ("verb",),
+    "forward_logging": ("verb", "session", "request", "logger", "level"),
+    "end_forwarding": ("verb", "session", "request"),
 }
 
 

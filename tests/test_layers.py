@@ -262,7 +262,7 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "kernel", "namespace", "native", "serialize", "shared", "source", "wire"}
+KERNEL = {"capture", "errors", "kernel", "namespace", "native", "outlet", "serialize", "shared", "source", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

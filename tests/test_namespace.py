@@ -33,7 +33,17 @@ def note(error: BaseException) -> str:
 
 
 def test_the_verbs() -> None:
-    assert sorted(VERBS) == ["apply", "execute", "keys", "map", "pull", "push", "reset"]
+    assert sorted(VERBS) == [
+        "apply",
+        "end_forwarding",
+        "execute",
+        "forward_logging",
+        "keys",
+        "map",
+        "pull",
+        "push",
+        "reset",
+    ]
 
 
 def test_execute_is_a_prompt(engine: Namespace) -> None:
@@ -219,7 +229,7 @@ def test_results_that_cannot_be_sent(engine: Namespace) -> None:
 
 
 def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
-    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, execute"):
+    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, end_forwarding, execute"):
         do(engine, "explode")
     garbage: list[list[Buffer]] = [
         [],

@@ -28,6 +28,7 @@ class ModelKernel(Kernel):
         self.sent: list[Frame] = []
         self.asked: list[tuple[str, int]] = []
         self.runs: int | None = None
+        self.written = [b"", b""]
         self.killed = False
 
     pid = property(lambda self: 100 + self.number)  # type: ignore[assignment]
@@ -53,6 +54,9 @@ class ModelKernel(Kernel):
         self.asked.append(("resume", 0))
 
     def check_output(self) -> None: ...
+
+    def read_output(self, number: int, stream: int, start: int) -> bytes:
+        return self.written[stream][start : start + 10] if number == self.runs else b""
 
     def kill(self) -> None:
         self.killed = True
@@ -88,6 +92,9 @@ class ModelHost:
 
     def seat_busy(self) -> None:
         self.log.append("busy")
+
+    def seat_watched(self) -> None:
+        self.log.append("watched")
 
     def seat_ready(self, seat: Seat) -> None:
         self.log.append("ready")

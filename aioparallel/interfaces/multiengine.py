@@ -19,14 +19,19 @@ __all__ = ["MultiEngineClient", "MultiEngineInterface"]
 
 
 class _Submission:
-    """One call of a client, on its way through several engines."""
+    """One call of a client, on its way through several engines.
 
-    __slots__ = ("client", "frame", "interface", "parts", "remaining")
+    Attributes:
+        kept: Whether it stays in a queue that is cleared.
+    """
+
+    __slots__ = ("client", "frame", "interface", "kept", "parts", "remaining")
 
     def __init__(self, interface: MultiEngineInterface, client: ClientProxy, frame: Frame, engines: list[Engine]):
         self.interface = interface
         self.client = client
         self.frame = frame
+        self.kept = False
         self.remaining = len(engines)
         # Emptied at the end: parts know their submission, and payloads must not wait for the garbage collector.
         self.parts: list[_Part] = []
@@ -41,6 +46,11 @@ class _Submission:
             part.engine.cancel(part)
         self.client.release(self.frame.size)
         self.remaining = 0
+
+    def watch(self) -> None:
+        """The client wants to be told what it writes."""
+        for part in self.parts:
+            part.engine.watch(part)
 
     def answer(self, engine: Engine, result: Frame | ParallelError) -> None:
         """Pass one engine's answer on."""
@@ -96,9 +106,19 @@ class MultiEngineInterface(Interface):
         label = str(call.get("label", ""))[:80].encode()
         client.hold(frame.size)
         client.calls[frame.id] = submission
+        submission.kept = bool(call.get("kept"))
         parts = submission.parts = [_Part(submission, engine, label) for engine in engines]
+        if call.get("watched"):
+            submission.watch()
         for part in tuple(parts):
             part.engine.put(part)
+
+    @remote
+    def watch(self, client: ClientProxy, call: int) -> None:
+        """Tell the client what its call `call` writes, as long as it is under way."""
+        submission = client.calls.get(call) if type(call) is int else None
+        if isinstance(submission, _Submission):
+            submission.watch()
 
     @remote
     def clear_queue(self, client: ClientProxy, targets: Any) -> list[int]:
@@ -153,7 +173,7 @@ class MultiEngineInterface(Interface):
             part.engine.clear(self._is_ours)
 
     def _is_ours(self, command: Command) -> bool:
-        return isinstance(command, _Part)
+        return isinstance(command, _Part) and not command.submission.kept
 
 
 class MultiEngineClient(MultiEngineCalls, Client):
