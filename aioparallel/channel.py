@@ -47,7 +47,7 @@ FEW = 8
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
 #: Of each RESULT that answered a call its engine, code and header.
-Answers: TypeAlias = Sequence[tuple[int, int, bytes]]
+Answers: TypeAlias = Sequence[tuple[int, int, Buffer]]
 Future: TypeAlias = "asyncio.Future[Any] | concurrent.futures.Future[Any]"
 
 
@@ -411,7 +411,9 @@ class Channel:
 
 def _settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
-    future.answers = [frame.brief() for frame in frames]  # type: ignore[union-attr]
+    # Not the frames themselves: a payload must not live as long as whoever keeps the future.
+    answers = [frames[0].brief()] if len(frames) == 1 else [frame.brief() for frame in frames]
+    future.answers = answers  # type: ignore[union-attr]
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):

@@ -209,9 +209,9 @@ class Frame:
             start += length
         return buffers
 
-    def brief(self) -> tuple[int, int, bytes]:
+    def brief(self) -> tuple[int, int, Buffer]:
         """Return engine, code and header: what is worth keeping of an answer when its payload has been used."""
-        return self.engine, self.code, self.header
+        return self.engine, self.code, self.body[0][: self._header]
 
     def json(self) -> Any:
         """Return the header's JSON value.
