@@ -293,9 +293,9 @@ class Channel:
                 watch.end()
             elif number not in self._watched:
                 self._watched[number] = watch
-                if "watch" in self._codes:
+                if "watch_output" in self._codes:
                     header = json.dumps({"call": number}).encode()
-                    self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch"], header=header))
+                    self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch_output"], header=header))
         return watch
 
     def read_here(self, seconds: float) -> bool:

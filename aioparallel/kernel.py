@@ -191,7 +191,8 @@ class Kernel:
         self._out_since = 0.0
         self._helping = False
         self._forked = False
-        self._outlet = Outlet(lambda: self._send([], gather=False), self._start_outlet)
+        largest = min(limits.header, limits.message)
+        self._outlet = Outlet(lambda: self._send([], gather=False), self._start_outlet, largest=largest)
 
     def __repr__(self) -> str:
         return f"<Kernel {self._namespace!r}, {len(self._pending)} commands waiting>"
@@ -233,8 +234,8 @@ class Kernel:
         elif frame.kind == Kind.CALL and frame.code == KernelCall.SETUP:
             self._set_up(frame.json())
         elif frame.kind == Kind.CALL and frame.code == KernelCall.FORGET:
-            assert self._namespace is not None
-            self._namespace.end_forwarding(frame.id)
+            if self._namespace is not None:
+                self._namespace.end_forwarding(frame.id)
             self._send(encode(Kind.RESULT, frame.id), gather=False)
 
     def _set_up(self, setup: dict[str, Any]) -> None:

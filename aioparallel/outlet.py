@@ -22,15 +22,17 @@ class Outlet:
     Args:
         flush: Has what waits written; called in a thread of ours, which may wait for the socket.
         start: Starts a thread.
+        largest: Most bytes of a record; those with more are left out.
 
     Attributes:
         waiting: The frames that have not left.
     """
 
-    def __init__(self, flush: Callable[[], None], start: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, flush: Callable[[], None], start: Callable[[Callable[[], None]], None], *, largest: int) -> None:
         self.waiting: deque[bytes] = deque(maxlen=RECORDS)
         self._flush = flush
         self._start = start
+        self._largest = largest
         # Let go of when something waits; the thread takes it.
         self._bell = _thread.allocate_lock()
         self._bell.acquire()
@@ -51,8 +53,9 @@ class Outlet:
 
     def send(self, session: int, header: bytes) -> None:
         """Send a record to the client of a session, soon."""
-        self.waiting.append(b"".join(encode(Kind.NOTICE, session, code=News.RECORD, header=header)))
-        self._ring()
+        if len(header) <= self._largest:
+            self.waiting.append(b"".join(encode(Kind.NOTICE, session, code=News.RECORD, header=header)))
+            self._ring()
 
     def shut(self) -> None:
         """Have the thread end; what waits leaves with the next answer."""

@@ -18,7 +18,7 @@ class Far:
         self.more = threading.Condition()
         self.free = threading.Event()
         self.free.set()
-        self.outlet = Outlet(self._flush, self._start)
+        self.outlet = Outlet(self._flush, self._start, largest=100)
 
     def _flush(self) -> None:
         self.free.wait()
@@ -79,9 +79,11 @@ def test_opened_and_shut_again_and_again_one_thread_is_left() -> None:
     assert repr(far.outlet) == "<Outlet shut, 0 records waiting>"
 
 
-def test_a_child_sends_nothing() -> None:
+def test_what_is_too_large_stays_and_a_child_sends_nothing() -> None:
     far = Far()
     far.outlet.send(7, b"")
+    far.outlet.send(7, bytes(101))
+    assert len(far.outlet.waiting) == 1
     far.outlet.abandon()
     far.outlet.send(7, b"")
     assert far.outlet.take() == []

@@ -405,8 +405,8 @@ def test_to_watch_a_call_that_is_not_there_does_nothing(call: Any) -> None:
             connect(controller) as mec,
             connect(controller, "task") as tc,
         ):
-            assert await mec._operate("watch", call=call) is None
-            assert await tc._operate("watch", call=call) is None
+            assert await mec._operate("watch_output", call=call) is None
+            assert await tc._operate("watch_output", call=call) is None
             assert host.told == []
 
     asyncio.run(main())

@@ -114,7 +114,7 @@ class MultiEngineInterface(Interface):
             part.engine.put(part)
 
     @remote
-    def watch(self, client: ClientProxy, call: int) -> None:
+    def watch_output(self, client: ClientProxy, call: int) -> None:
         """Tell the client what its call `call` writes, as long as it is under way."""
         submission = client.calls.get(call) if type(call) is int else None
         if isinstance(submission, _Submission):

@@ -75,7 +75,7 @@ class TaskInterface(Interface):
         self._place()
 
     @remote
-    def watch(self, client: ClientProxy, call: int) -> None:
+    def watch_output(self, client: ClientProxy, call: int) -> None:
         """Tell the client what its task `call` writes, as long as it is under way, wherever that is."""
         task = client.calls.get(call) if type(call) is int else None
         if isinstance(task, _Task):
