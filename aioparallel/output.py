@@ -94,9 +94,12 @@ class Watch:
 
     def wrote(self, frame: Frame) -> None:
         """Take a NOTICE of what was written next."""
-        (offset,) = OUTPUT_META.unpack(frame.header)
+        header = frame.header
+        if len(header) != OUTPUT_META.size or frame.code not in (News.STDOUT, News.STDERR):
+            return
+        (offset,) = OUTPUT_META.unpack(header)
         place = frame.engine, frame.code - News.STDOUT
-        stream = self._streams.setdefault(place, _Stream())
+        stream = self._streams.get(place) or self._streams.setdefault(place, _Stream())
         if not offset and stream.shown:
             # A task that has begun anew, after its kernel died.
             stream = self._streams[place] = _Stream()
@@ -109,7 +112,7 @@ class Watch:
             return
         self._complete.add(engine)
         written: tuple[bytes, ...] = (b"", b"")
-        if code & 0xFF in (Status.OK, Status.ERROR):
+        if code & 0xFF in (Status.OK, Status.ERROR) and len(header) >= RESULT_META.size:
             length = RESULT_META.unpack_from(header)[2]
             both = bytes(header[RESULT_META.size :])
             written = both[:length], both[length:]

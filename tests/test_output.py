@@ -127,10 +127,15 @@ def test_engines_and_streams_are_kept_apart() -> None:
     assert {piece.command for piece in told.pieces} == {9}
 
 
-def test_the_controllers_own_answers_hold_no_output() -> None:
+def test_the_controllers_own_answers_hold_no_output_nor_does_nonsense() -> None:
     told = watch()
     told.answered(9, 0xFFFF, Status.OK, b'[1, 2, "a plain answer that is long enough"]')
     told.answered(9, 3, Status.CANCELLED, b"")
+    told.answered(9, 4, Status.OK, b"too short")
+    for code, header in ((News.STDOUT, b"short"), (7, OUTPUT_META.pack(0))):
+        told.wrote(
+            Decoder(Limits()).feed(b"".join(encode(Kind.NOTICE, 9, code=code, header=header, buffers=[b"x"])))[0]
+        )
     assert told.pieces == []
     assert repr(told) == "<Watch of 0 pieces>"
 
@@ -556,6 +561,25 @@ def test_a_watcher_that_raises_does_no_harm(mec: client.MultiEngineClient, caplo
         assert mec.execute("print('x')", targets=0)[0].stdout == "x\n"
     assert "who watches the output of call" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_waiting_in_a_watcher_raises_and_to_watch_there_works(mec: client.MultiEngineClient) -> None:
+    errors: list[str] = []
+    again: list[Output] = []
+
+    def watcher(piece: Output) -> None:
+        pending.on_output(again.append)
+        try:
+            mec.execute("1", targets=0)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    pending = mec.execute("print('x')", targets=0, block=False)
+    pending.on_output(watcher)
+    assert pending.r[0].stdout == "x\n"
+    assert errors
+    assert "callback can't wait" in errors[0]
+    assert texts(again, engine=0)[0] in ("x", "x\n")
 
 
 def test_tasks_are_watched_as_well(cluster: client.Cluster, tmp_path: Any) -> None:
