@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
     from aioparallel.interfaces.task import TaskClient as TaskClient
+    from aioparallel.output import Output as Output
     from aioparallel.reference import Reference as Reference
     from aioparallel.wire import Limits as Limits
 
@@ -38,6 +39,7 @@ _HOMES = {
     "Limits": "wire",
     "MonitorClient": "interfaces.monitor",
     "MultiEngineClient": "interfaces.multiengine",
+    "Output": "output",
     "Reference": "reference",
     "TaskClient": "interfaces.task",
     "remote": "interface",

@@ -8,10 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from aioparallel.benchmark import measure
-from aioparallel.channel import Finish, plain_value, serializer
+from aioparallel.channel import Channel, Finish, plain_value, serializer
 from aioparallel.errors import InvalidEngineID, NoEnginesRegistered, OperationError
+from aioparallel.forwarding import LogForwarding
+from aioparallel.output import Listener, Printer, Watching, watch_of
 from aioparallel.programs import ProgramCalls, named
 from aioparallel.properties import PropertyCalls
+from aioparallel.records import as_level
 from aioparallel.reference import Reference
 from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of
 from aioparallel.sequences import SequenceCalls
@@ -40,6 +43,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     _bare = False
 
     # What a face provides.
+    channel: Channel
     _begin: Callable[..., Any]
     _begin_each: Callable[..., Any]
     _deliver: Callable[[Any, bool | None], Any]
@@ -174,6 +178,62 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         """End the targets; with `controller=True` the whole cluster."""
         return self._operate("kill", block, targets=self._plain(targets), controller=controller)
 
+    def watching(self, callback: Listener | None = None) -> Watching:
+        """Return a context manager: what the commands that are submitted inside it write is shown while they run.
+
+        Each is watched until it has ended, also after the `with`. A view shows what its engines write.
+
+        Args:
+            callback: Called with each piece, an `Output`, in order, and with the last one before the call has its
+                value; it is for short work, and an exception in it is logged. None prints to this program's own stdout
+                and stderr, each line behind `[engine] `.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{callback!r} can't be called")
+        engines = self._plain(None)
+        return Watching(self.channel, callback or Printer(), None if isinstance(engines, str) else engines)
+
+    def forward_logging(
+        self,
+        level: int | str = "INFO",
+        logger: str = "",
+        *,
+        targets: Targets | None = None,
+        block: bool | None = None,
+    ) -> LogForwarding:
+        """Have the log records that user code makes on the targets handled here, by the logger of the same name.
+
+        Each is a `logging.LogRecord` with the attribute `engine`, the engine's id; its arguments are merged into its
+        message, and of an exception there is the formatted text. Records made in a command are here before its result.
+        What comes faster than it can be passed on is left out, the oldest first, and a record says how many that were.
+        Engines that join or restart are asked as soon as this client hears of them.
+
+        Args:
+            level: Records below it stay where they are: a number or a name. The engines' logger is set to it while
+                it would let fewer through.
+            logger: Whose records, and those of the loggers below it; "" is the root.
+            targets: Which engines.
+            block: On the blocking face: whether to return only when all targets do so.
+
+        Returns:
+            What ends it: `close()`, or its `with`. The end of this client ends it too.
+
+        Raises:
+            ValueError: There is no such level.
+            TypeError: `logger` is not a name.
+        """
+        forwarding = LogForwarding(self.channel, as_level(level), logger, self._plain(targets))
+        try:
+            forwarding.installed = self._submit(*forwarding.request, targets, kept=True)
+            self._deliver(forwarding.installed, block)
+        except BaseException:
+            forwarding.close()
+            raise
+        return forwarding
+
     def __getitem__(self, key: str | int | slice | Sequence[int]) -> Any:
         if isinstance(key, str):
             return self.pull(key)
@@ -214,12 +274,33 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         rebind: Collection[Any] = (),
     ) -> Any:
         """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
+        submitted = self._submit(verb, arguments, targets, label=label, method=method, then=then, rebind=rebind)
+        return self._deliver(submitted, block)
+
+    def _submit(
+        self,
+        verb: str,
+        arguments: tuple[Any, ...],
+        targets: Targets | None,
+        *,
+        label: str = "",
+        method: str = "",
+        then: Callable[[list[Any]], Any] | None = None,
+        rebind: Collection[Any] = (),
+        kept: bool = False,
+    ) -> Any:
+        """Submit a command; `kept` ones stay in a queue that is cleared."""
         chosen_ones = self._plain(targets)
         order = None if isinstance(chosen_ones, str) else chosen_ones
         finish = _collected(method or verb, order, self._is_bare(targets), then)
-        header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
+        call: dict[str, Any] = {"targets": chosen_ones, "label": (label or verb)[:80]}
+        watch = watch_of(self.channel, self.channel.loop)
+        if watch is not None:
+            call["watched"] = True
+        if kept:
+            call["kept"] = True
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb], rebind=rebind)
-        return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
+        return self._begin("submit", finish, header=json.dumps(call).encode(), buffers=buffers, watch=watch)
 
     def _command_each(
         self,
@@ -239,15 +320,17 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             # Told when the answer is asked for, as the controller tells it of calls that it refuses.
             return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
         finish = _collected(method, ids, self._is_bare(targets), then)
+        watch = watch_of(self.channel, self.channel.loop)
+        about = {"label": label[:80]} if watch is None else {"label": label[:80], "watched": True}
         pack = serializer().pack
         calls = [
             (
-                json.dumps({"targets": [target], "label": label[:80]}).encode(),
+                json.dumps({"targets": [target]} | about).encode(),
                 pack((verb, *each), name=NAMES[verb]),
             )
             for target, each in zip(ids, arguments(len(ids)), strict=True)
         ]
-        return self._deliver(self._begin_each("submit", finish, calls), block)
+        return self._deliver(self._begin_each("submit", finish, calls, watch), block)
 
     def _resolved(self, targets: str | list[int]) -> list[int]:
         """Return the ids that targets name among the engines of this moment.
@@ -323,6 +406,7 @@ class View(MultiEngineCalls):
     def __init__(self, client: MultiEngineCalls, targets: Targets, *, bare: bool) -> None:
         self.targets = targets
         self._client = client
+        self.channel = client.channel
         self._bare = bare
         self._begin = client._begin
         self._begin_each = client._begin_each

@@ -14,7 +14,7 @@ import json
 import platform
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self, TypeAlias
@@ -32,11 +32,13 @@ from aioparallel.errors import (
     from_plain,
 )
 from aioparallel.memory import Pool, Segment
+from aioparallel.output import Output, Watch
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode, encode_shared, size_of
+from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, News, Status, encode, encode_shared, size_of
 
 __all__ = [
+    "Answers",
     "Channel",
     "Client",
     "Finish",
@@ -61,6 +63,8 @@ IDLE = 2.0
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
+#: Of each RESULT that answered a call its engine, code and header.
+Answers: TypeAlias = Sequence[tuple[int, int, Buffer]]
 
 
 class Settled(Protocol):
@@ -124,13 +128,40 @@ def find_capability(
 class Handle(asyncio.Future[Any]):
     """What a call gives back at once: await it for the value; cancel it to withdraw the work."""
 
-    withdraw: Callable[[], None] | None = None
+    answers: Answers = ()
+    written: Watch | None = None
+    _channel: Channel | None = None
+    _number: int | tuple[int, ...] = 0
+
+    @property
+    def number(self) -> int:
+        """The call's number; there is no other of it among this client's."""
+        return self._number[0] if isinstance(self._number, tuple) else self._number
+
+    def sent(self, channel: Channel, number: int | tuple[int, ...]) -> None:
+        """Note which call, or which several that are one, this is the handle of."""
+        self._channel = channel
+        self._number = number
+
+    async def output(self) -> AsyncIterator[Output]:
+        """Iterate over what the call writes, piece by piece, while it runs, until it has ended.
+
+        Whenever one asks, also after the end, it begins at the beginning. The last piece comes before the value.
+        Leaving the loop early leaves the call alone.
+        """
+        if self._channel is None:
+            return
+        watch = self._channel.watch(self._number, self)
+        place = 0
+        while await watch.more(place):
+            yield watch.pieces[place]
+            place += 1
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Withdraw the work; it is dropped where it waits, or interrupted where it runs."""
         cancelled = super().cancel(msg)
-        if cancelled and self.withdraw is not None:
-            self.withdraw()
+        if cancelled and self._channel is not None:
+            self._channel.withdraw(self._number)
         return cancelled
 
 
@@ -161,6 +192,10 @@ class Channel:
         self._lent: dict[int, Segment] = {}
         self._pool = Pool(limits.backlog)
         self._trimming = False
+        self._watched: dict[int, Watch] = {}
+        #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
+        self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
+        self.on_engines: list[Callable[[list[int]], object]] = []
         self._posted: deque[Sequence[Buffer]] = deque()
         self._posting = False
         self._connection: Connection | None = None
@@ -244,9 +279,24 @@ class Channel:
             self._drained.set_result(None)
 
     def call(
-        self, operation: str, future: Settled, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()
+        self,
+        operation: str,
+        future: Settled,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        watch: Watch | None = None,
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
+
+        Args:
+            operation: Its name.
+            future: What its answer settles.
+            finish: Makes the value.
+            header: What it carries for the controller.
+            buffers: What it carries for engines.
+            watch: What is told what it writes; the header asks the controller to tell us.
 
         Returns:
             The call's number, for `withdraw`.
@@ -266,8 +316,12 @@ class Channel:
         else:
             pieces = self._encode(number, code, header, buffers)
         self._pending[number] = future, finish
+        if watch is not None:
+            self._watched[number] = watch
+            watch.begin(number)
         if self._error is not None:
             self._pending.pop(number, None)
+            self._watched.pop(number, None)
             raise self._error
         self._post(pieces)
         return number
@@ -293,6 +347,37 @@ class Channel:
             if self._pending.pop(each, None) is not None and self._error is None:
                 self._partial.pop(each, None)
                 self._post(encode(Kind.CANCEL, each))
+                if self._watched and (watch := self._watched.pop(each, None)) is not None:
+                    self._wake(watch.end)
+
+    def watch(self, number: int | tuple[int, ...], future: Any) -> Watch:
+        """Return the watch of a call (or of several that are one) whose answer settles, or has settled, `future`.
+
+        To be called on the loop. A call that ran already, or still runs, is watched from its beginning.
+        """
+        numbers = number if isinstance(number, tuple) else (number,)
+        watch: Watch | None = future.written
+        if watch is None:
+            watch = future.written = self._watched.get(numbers[0]) or Watch(self.loop)
+            under_way = [each for each in numbers if each in self._pending]
+            if not under_way:
+                watch.begin(numbers[0])
+                for brief in future.answers:
+                    watch.answered(*brief)
+                watch.end()
+            for each in under_way:
+                for frame in self._partial.get(each, ()):
+                    watch.answered(*frame.brief())
+                if each not in self._watched:
+                    self._ask_for_output(each, watch)
+        return watch
+
+    def _ask_for_output(self, number: int, watch: Watch) -> None:
+        self._watched[number] = watch
+        watch.begin(number)
+        if "watch_output" in self._codes:
+            header = json.dumps({"call": number}).encode()
+            self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch_output"], header=header))
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -337,6 +422,8 @@ class Channel:
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.RESULT:
+                if self._watched:
+                    self._answered(frame)
                 if frame.flags & LAST:
                     if self._lent and (segment := self._lent.pop(frame.id, None)) is not None:
                         self._take_back(segment)
@@ -347,7 +434,10 @@ class Channel:
                 elif frame.id in self._pending:
                     self._partial.setdefault(frame.id, []).append(frame)
             elif frame.kind == Kind.NOTICE:
-                self._notice(frame.json())
+                if frame.code == News.EVENT:
+                    self._notice(frame.json())
+                else:
+                    self._told(frame)
             elif frame.kind == Kind.GOODBYE:
                 assert self._connection is not None
                 self._connection.close(ConnectionLost(f"the controller ended the connection: {frame.json()['text']}"))
@@ -363,6 +453,25 @@ class Channel:
         self._trimming = self._error is None and self._pool.trim()
         if self._trimming:
             self.loop.call_later(IDLE, self._trim)
+
+    def _answered(self, frame: Frame) -> None:
+        """Complete what a watched call has written."""
+        watch = self._watched.get(frame.id)
+        if watch is not None:
+            watch.answered(*frame.brief())
+            if frame.flags & LAST:
+                del self._watched[frame.id]
+                watch.end()
+
+    def _told(self, frame: Frame) -> None:
+        """Take news of what user code writes or logs."""
+        if frame.code == News.RECORD:
+            news = frame.json()
+            take = self.forwardings.get(news.get("request", 0)) if isinstance(news, dict) else None
+            if take is not None:
+                take(frame.engine, news)
+        elif frame.id in self._watched:
+            self._watched[frame.id].wrote(frame)
 
     def _notice(self, notice: dict[str, Any]) -> None:
         if not self._introduced.done():
@@ -380,6 +489,8 @@ class Channel:
                 )
         for number in notice.get("left", ()):
             self.engines.pop(number, None)
+        for listener in tuple(self.on_engines):
+            listener([number for number, _ in notice.get("joined", ())] + notice.get("restarted", []))
 
     def _lost(self, error: BaseException | None) -> None:
         text = str(error) if error else "the controller closed the connection"
@@ -390,6 +501,8 @@ class Channel:
         self._partial.clear()
         self._lent.clear()
         self._pool = Pool(0)
+        while self._watched:
+            self._watched.popitem()[1].end()
         self._on_drained()
         if not self._introduced.done():
             self._introduced.set_exception(ConnectionLost(str(self._error)))
@@ -399,6 +512,9 @@ class Channel:
 
 def settle(future: Settled, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
+    # Not the frames themselves: a payload must not live as long as whoever keeps the future.
+    answers = [frames[0].brief()] if len(frames) == 1 else [frame.brief() for frame in frames]
+    future.answers = answers  # type: ignore[attr-defined]
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -493,12 +609,19 @@ class Client:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         await self.channel.aclose()
 
-    def _begin(self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()) -> Handle:
+    def _begin(
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        watch: Watch | None = None,
+    ) -> Handle:
         """Call an operation; return the handle of its answer."""
         channel = self.channel
         handle = Handle(loop=channel.loop)
-        number = channel.call(operation, handle, finish, header=header, buffers=buffers)
-        handle.withdraw = lambda: channel.withdraw(number)
+        handle.sent(channel, channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch))
         return handle
 
     def _deliver(self, handle: Any, block: bool | None) -> Any:

@@ -18,6 +18,7 @@ from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
 from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.joint import call_each
+from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
 from aioparallel.reference import Reference
@@ -28,6 +29,7 @@ __all__ = [
     "Limits",
     "MonitorClient",
     "MultiEngineClient",
+    "Output",
     "PendingResult",
     "Reference",
     "TaskClient",
@@ -85,13 +87,19 @@ class Client:
             self._portal.run(self._channel.aclose())
 
     def _begin(
-        self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Any] = ()
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Any] = (),
+        watch: Watch | None = None,
     ) -> PendingResult:
         channel = self._channel
         if channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
-        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers))
+        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch))
         return pending
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
@@ -128,19 +136,28 @@ class MultiEngineClient(MultiEngineCalls, Client):
     interface: ClassVar[str] = "multiengine"
     _view = View
 
+    @property
+    def channel(self) -> Channel:  # type: ignore[override]
+        """The connection."""
+        return self._channel
+
     def _known_ids(self) -> list[int]:
         ids: list[int] = self._begin("get_ids", plain_value, header=b"{}").result()
         return ids
 
     def _begin_each(
-        self, operation: str, finish: Finish, calls: Sequence[tuple[bytes, Sequence[Buffer]]]
+        self,
+        operation: str,
+        finish: Finish,
+        calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+        watch: Watch | None = None,
     ) -> PendingResult:
         """Call an operation several times as one; return the result of all the answers."""
         channel = self._channel
         if channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
-        pending.sent(channel, call_each(channel, operation, pending, finish, calls))
+        pending.sent(channel, call_each(channel, operation, pending, finish, calls, watch))
         return pending
 
 

@@ -17,7 +17,7 @@ from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine, EngineLink, Roster
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
-from aioparallel.events import ClientJoined, ClientLeft, Monitor, PeerRefused, Refusals
+from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
@@ -67,9 +67,17 @@ class Controller:
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._roster = Roster(self.monitor, queue=queue, on_join=self._engine_joined, on_leave=self._engine_left)
+        self.monitor.listen(self._happened)
+        self._roster = Roster(
+            self.monitor,
+            queue=queue,
+            on_join=self._engine_joined,
+            on_leave=self._engine_left,
+            find_client=lambda session: self._sessions.get(session),
+        )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
+        self._sessions: dict[int, ClientProxy] = {}
         self._links: set[EngineLink] = set()
         self._connections: set[Connection] = set()
         self._gate = Gate()
@@ -330,6 +338,7 @@ class Controller:
         connection.mortal = False
         connection.on_drained = functools.partial(self._drained, client)
         self._clients[client] = connection
+        self._sessions[int(session, 16)] = client
         self.monitor.publish(ClientJoined(interface.name, client.session))
         client.notify({"joined": [[e.id, e.python] for e in self.engines.values() if client.allowed(e.id)]})
         interface.client_joined(client)
@@ -341,6 +350,7 @@ class Controller:
             owner.lost(error)
             return
         self._clients.pop(owner, None)
+        self._sessions.pop(int(owner.session, 16), None)
         owner.leave()
         interface = self._interfaces[owner.grant.interface]
         interface.client_left(owner)
@@ -362,6 +372,10 @@ class Controller:
         for interface in self._interfaces.values():
             interface.engine_left(engine)
         self._tell({"left": [engine.id]}, engine.id)
+
+    def _happened(self, event: Event) -> None:
+        if isinstance(event, KernelRestarted):
+            self._tell({"restarted": [event.engine]}, event.engine)
 
     def _tell(self, notice: dict[str, Any], engine: int) -> None:
         for client in self._clients:

@@ -40,8 +40,8 @@ __all__ = ["Dial", "EngineHost", "Upstream"]
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between looks at the kernels' output: while something runs, and while nothing does.
-BUSY_LOOK, IDLE_LOOK = 0.1, 2.0
+#: Seconds between looks at the kernels' output: while somebody watches, while something runs, and while nothing does.
+WATCH_LOOK, BUSY_LOOK, IDLE_LOOK = 0.05, 0.1, 2.0
 #: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
 FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
 #: How much longer each is than the one before, and for how many seconds a controller may be starting.
@@ -127,7 +127,7 @@ class EngineHost:
         self._connecting: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._looking: asyncio.TimerHandle | None = None
-        self._looking_often = False
+        self._look_delay = IDLE_LOOK
         self._parted: asyncio.Future[None] = self._loop.create_future()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -262,6 +262,14 @@ class EngineHost:
             self._ready.set_result(None)
 
     def _called(self, frame: Frame) -> None:
+        if frame.code in (HostCall.WATCH, HostCall.FORGET):
+            # Not answered, and of no importance once the engine is gone.
+            seat = self._engines.get(frame.engine)
+            if seat is not None and frame.code == HostCall.WATCH:
+                seat.watch(frame.id)
+            elif seat is not None:
+                seat.forget(frame.id)
+            return
         if frame.engine == NO_ENGINE:
             seats = list(self._seats)
         elif frame.engine in self._engines:
@@ -370,17 +378,25 @@ class EngineHost:
 
     def seat_busy(self) -> None:
         """A kernel has work after it had none: look often at what it writes."""
-        if not self._looking_often:
-            self._look(often=True)
+        if self._look_delay > BUSY_LOOK:
+            self._look(BUSY_LOOK)
 
-    def _look(self, *, often: bool = False) -> None:
-        """Bound what the kernels write."""
+    def seat_watched(self) -> None:
+        """Somebody watches what a command writes: look more often."""
+        if self._look_delay > WATCH_LOOK:
+            self._look(WATCH_LOOK)
+
+    def _look(self, delay: float = IDLE_LOOK) -> None:
+        """Bound what the kernels write, and tell of it where somebody watches."""
+        if self._ending is not None:
+            return
         for seat in self._seats:
-            often = seat.check_output() or often
+            busy = seat.check_output()
+            delay = min(delay, WATCH_LOOK if seat.watched else BUSY_LOOK if busy else IDLE_LOOK)
         if self._looking is not None:
             self._looking.cancel()
-        self._looking_often = often
-        self._looking = self._loop.call_later(BUSY_LOOK if often else IDLE_LOOK, self._look)
+        self._look_delay = delay
+        self._looking = self._loop.call_later(delay, self._look)
 
     # The end
 

@@ -14,7 +14,7 @@ from aioparallel.connection import Connection
 from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
 from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
 from aioparallel.queues import Command, FifoQueue, Queue
-from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, News, Status, encode
 
 __all__ = ["Engine", "EngineLink", "Roster"]
 
@@ -122,6 +122,8 @@ class Engine:
         self._exclusive = command.exclusive
         connection = self._link.connection
         connection.send(connection.forward(command.payload, Kind.COMMAND, number, engine=self.id))
+        if command.watched:
+            self._link.tell(HostCall.WATCH, number, self.id)
 
     def finished(self, frame: Frame) -> None:
         """Take the answer to a command."""
@@ -136,6 +138,20 @@ class Engine:
         command.done(command, frame)
         if self._next is not None or len(self._queue) or self._held:
             self.pump()
+
+    def watch(self, command: Command) -> None:
+        """Have what a command writes told to its client (whose CALL its payload is), from now on or when it is sent."""
+        command.watched = True
+        for number, under_way in self._under_way.items():
+            if under_way is command:
+                self._link.tell(HostCall.WATCH, number, self.id)
+
+    def wrote(self, frame: Frame) -> None:
+        """Pass on what a command has written; a client that does not read finds it in the result."""
+        command = self._under_way.get(frame.id)
+        if command is not None and command.watched and not command.client.connection.congested:
+            call = command.payload.id
+            command.client.send(frame.forward(Kind.NOTICE, call, code=frame.code, engine=self.id))
 
     def cancel(self, command: Command) -> None:
         """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
@@ -256,7 +272,10 @@ class EngineLink:
             elif kind == Kind.CALL and frame.code == EngineCall.JOIN:
                 self._join(frame)
             elif kind == Kind.NOTICE:
-                self._notice(frame)
+                if frame.code == News.EVENT:
+                    self._notice(frame)
+                elif frame.engine in self.engines:
+                    self._pass_on(frame, self.engines[frame.engine])
             elif kind not in (Kind.BEAT, Kind.GOODBYE):
                 raise ProtocolError(f"an engine host sent {frame!r}")
 
@@ -266,6 +285,10 @@ class EngineLink:
         future = self._calls[number] = asyncio.get_running_loop().create_future()
         self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
         return future
+
+    def tell(self, operation: HostCall, number: int, engine: int) -> None:
+        """Tell the host something that it does not answer."""
+        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
 
     def lost(self, error: BaseException | None) -> None:
         """The host is gone, and its engines with it."""
@@ -306,6 +329,17 @@ class EngineLink:
         self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
         self._roster.announce(engine)
 
+    def _pass_on(self, frame: Frame, engine: Engine) -> None:
+        """Pass news of user code on to the client that asked for it; nobody reads it here."""
+        if frame.code != News.RECORD:
+            engine.wrote(frame)
+            return
+        client = self._roster.find_client(frame.id)
+        if client is None:
+            self.tell(HostCall.FORGET, frame.id, engine.id)
+        elif client.allowed(engine.id) and not client.connection.congested:
+            client.send(frame.forward(Kind.NOTICE, 0, code=frame.code, engine=engine.id))
+
     def _notice(self, frame: Frame) -> None:
         notice = frame.json()
         engine = self.engines.get(notice.get("engine", -1)) if isinstance(notice, dict) else None
@@ -337,8 +371,10 @@ class Roster:
         queue: Callable[[], Queue] = FifoQueue,
         on_join: Callable[[Engine], None],
         on_leave: Callable[[Engine], None],
+        find_client: Callable[[int], Any] = lambda session: None,
     ) -> None:
         self.monitor = monitor
+        self.find_client = find_client
         self.numbers = itertools.count(1)
         self.engines: dict[int, Engine] = {}
         self._queue = queue

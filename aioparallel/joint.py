@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aioparallel.channel import Channel, Finish, Settled, fail, settle
+from aioparallel.channel import Answers, Channel, Finish, Settled, fail, settle
+from aioparallel.output import Watch
 from aioparallel.wire import Buffer, Frame, Kind, encode
 
 __all__ = ["call_each"]
@@ -14,7 +15,8 @@ __all__ = ["call_each"]
 class _Joint:
     """Stands in for the caller's future in each of the calls, and settles it with the last answer."""
 
-    def __init__(self, future: Settled, finish: Finish, calls: int) -> None:
+    def __init__(self, future: Any, finish: Finish, calls: int) -> None:
+        self.answers: Answers = ()
         self._future = future
         self._finish = finish
         self._frames: list[Frame] = []
@@ -28,6 +30,10 @@ class _Joint:
         self._frames += frames
         self._remaining -= 1
         if not self._remaining:
+            if (watch := getattr(self._future, "written", None)) is not None:
+                # Whoever began to watch late has not seen what some had answered before.
+                for frame in self._frames:
+                    watch.answered(*frame.brief())
             settle(self._future, self._finish, self._frames)
 
     def set_exception(self, error: Exception, /) -> None:
@@ -45,6 +51,7 @@ def call_each(
     future: Settled,
     finish: Finish,
     calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+    watch: Watch | None = None,
 ) -> tuple[int, ...]:
     """Call an operation once for each of `calls`; the answers to all of them settle `future`. From any thread.
 
@@ -54,6 +61,7 @@ def call_each(
         future: What to settle.
         finish: Makes the value of the RESULT frames that answered, those of all calls.
         calls: Header and buffers of each.
+        watch: Who watches what they write.
 
     Returns:
         The calls' numbers, for `Channel.withdraw`.
@@ -69,7 +77,7 @@ def call_each(
     numbers: list[int] = []
     try:
         for header, buffers in calls:
-            numbers.append(channel.call(operation, joint, _as_they_came, header=header, buffers=buffers))
+            numbers.append(channel.call(operation, joint, _as_they_came, header=header, buffers=buffers, watch=watch))
     except BaseException:
         # Also Ctrl-C: nobody would be left to withdraw those that are under way.
         channel.withdraw(tuple(numbers))

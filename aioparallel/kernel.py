@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any
 
@@ -29,8 +29,9 @@ from aioparallel.errors import MessageTooLarge
 from aioparallel.memory import AVAILABLE, Pool, Segment, span
 from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
+from aioparallel.outlet import Outlet
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import (
     RESULT_META,
@@ -196,7 +197,7 @@ class Kernel:
         self._words = page.words
         self._outputs = outputs
         self._limits = limits
-        self._room = min(limits.output, limits.header // 2 - RESULT_META.size - NOTE, limits.message // 4)
+        self._room = limits.room
         self._decoder = Decoder(limits)
         self._coroutines = Coroutines()
         self._interrupts = Interrupts(page, self._coroutines)
@@ -219,6 +220,8 @@ class Kernel:
         self._waiter.register(wire, select.POLLIN)
         self._helping = False
         self._forked = False
+        largest = min(limits.header, limits.message)
+        self._outlet = Outlet(lambda: self._send([], gather=False), self._start_outlet, largest=largest)
 
     def __repr__(self) -> str:
         return f"<Kernel {self._namespace!r}, {len(self._pending)} commands waiting>"
@@ -262,11 +265,17 @@ class Kernel:
                 self._cancelled.add(frame.id)
         elif frame.kind == Kind.CALL and frame.code == KernelCall.SETUP:
             self._set_up(frame.json())
+        elif frame.kind == Kind.CALL and frame.code == KernelCall.FORGET:
+            if self._namespace is not None:
+                self._namespace.end_forwarding(frame.id)
+            self._send(encode(Kind.RESULT, frame.id), gather=False)
 
     def _set_up(self, setup: dict[str, Any]) -> None:
         """Become an engine: its id is known now."""
         sys.path[:0] = [entry for entry in setup.get("path", ()) if entry not in sys.path]
-        self._namespace = Namespace(setup["engine"], run_coroutine=self._coroutines.run, interrupts=self._interrupts)
+        self._namespace = Namespace(
+            setup["engine"], run_coroutine=self._coroutines.run, interrupts=self._interrupts, outlet=self._outlet
+        )
         sys.modules["__main__"] = self._namespace.module
 
     # Doing
@@ -300,8 +309,13 @@ class Kernel:
             os._exit(0)
         if get_handler(SIGINT) is not self._handler:
             set_handler(SIGINT, self._handler)
-        pieces = self._answer(number, good, payload, started, now - since)
+        # Before its output is taken: what the host reads while a command runs is that command's.
         self._words[RUNNING] = NONE
+        try:
+            pieces = self._answer(number, good, payload, started, now - since)
+        except OSError:
+            self._words[RUNNING] = number  # it has closed our files, and is what we die of
+            raise
         self._streak = self._streak + 1 if now - since < SHORT else 0
         self._send(pieces, gather=self._streak > STREAK and bool(self._pending), now=now)
 
@@ -352,6 +366,9 @@ class Kernel:
         with self._lock:
             if not self._out:
                 self._out_since = now
+            if self._outlet.waiting:
+                # Log records of the command before its answer.
+                pieces = [*self._outlet.take(), *pieces]
             self._out += pieces
             self._out_size += size_of(pieces)
             if not gather or self._out_size > FULL or now - self._out_since > LATE:
@@ -372,15 +389,16 @@ class Kernel:
             os._exit(0)  # the host is gone
 
     def _start_helper(self) -> None:
-        # Signals must reach the main thread, where the user's code is: the new thread blocks them from its birth.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            _thread.start_new_thread(self._help, ())
+            _start_thread(self._help)
             self._helping = True
         except RuntimeError:  # the user's code has used up all threads
             self._flush_held()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _start_outlet(self, work: Callable[[], None]) -> None:
+        # This is on behalf of a command, but not the user's code: an interrupt in here would do harm.
+        self._interrupts.shut()
+        _start_thread(work)
 
     def _help(self) -> None:
         """Send what is late because a command turned out long; end when there has been nothing for a while."""
@@ -403,10 +421,20 @@ class Kernel:
         self._forked = True
         self._lock = _thread.allocate_lock()
         self._out.clear()
+        self._outlet.abandon()
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, self._wire, inheritable=False)
         os.close(nothing)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _start_thread(work: Callable[[], None]) -> None:
+    """Start a thread that gets no signals: they must reach the main thread, where the user's code is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        _thread.start_new_thread(work, ())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write(wire: int, pieces: list[Buffer]) -> None:

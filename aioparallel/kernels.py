@@ -19,12 +19,14 @@ from aioparallel.frames import FrameSocket
 from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
 from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, TAKEN, OutputFile, Page
-from aioparallel.wire import Buffer, Frame, Kind, Limits, encode
+from aioparallel.wire import OUTPUT_META, SMALL, Buffer, Frame, Kind, Limits, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
 
 #: Bytes of a dead kernel's last output that are reported.
 LAST_OUTPUT = 4000
+#: Most bytes that one look at what a command writes gives: a small frame.
+LOOK = SMALL - OUTPUT_META.size
 #: Seconds for what a dead kernel has sent to be read, as long as there is more of it.
 DRAIN = 0.2
 #: Seconds for a kernel that has closed its socket to end.
@@ -118,6 +120,19 @@ class Kernel(ABC):
     @abstractmethod
     def check_output(self) -> None:
         """Bound what it writes; to be called now and then while it runs something."""
+
+    @abstractmethod
+    def read_output(self, number: int, stream: int, start: int) -> bytes:
+        """Return what a command has written so far, from byte `start` on; nothing if it does not run.
+
+        All that is given out is the beginning of what its RESULT will carry; so of one that writes more than a RESULT
+        has room for (`Limits.room`), only the half that is kept of the beginning.
+
+        Args:
+            number: Its id.
+            stream: 0 for stdout, 1 for stderr.
+            start: How much is known already, bytes.
+        """
 
     @abstractmethod
     def kill(self) -> None:
@@ -264,6 +279,15 @@ class ProcessKernel(Kernel):
         """Cut out the middle of what it writes if that runs away."""
         for output in self._outputs:
             output.trim(self._options.limits.output // 2)
+
+    def read_output(self, number: int, stream: int, start: int) -> bytes:
+        """Return what a command has written so far, from byte `start` on; nothing if it does not run."""
+        if self.running != number:
+            return b""
+        limit = min(LOOK, self._options.limits.room // 2 - start)
+        data = self._outputs[stream].read(start, limit) if limit > 0 else b""
+        # It says that it does not run before it takes what is there: so what was read while it ran is its own.
+        return data if self.running == number else b""
 
     def kill(self) -> None:
         """End it and its children at once; `on_exit` follows."""

@@ -14,12 +14,16 @@ import linecache
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aioparallel import reference
 from aioparallel.errors import OperationError
 from aioparallel.history import Entry, History
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
+
+if TYPE_CHECKING:
+    from aioparallel.outlet import Outlet
+    from aioparallel.records import Forwarders
 
 __all__ = ["VERBS", "Namespace", "read_program"]
 
@@ -52,6 +56,7 @@ class Namespace:
         engine_id: What the name `id` is at first, and what errors carry.
         run_coroutine: Runs a coroutine until it is done and returns its value.
         interrupts: Entered while user code may run, again and again: only in there may KeyboardInterrupt come.
+        outlet: Where log records leave.
 
     Attributes:
         module: The engine's `__main__`.
@@ -65,12 +70,15 @@ class Namespace:
         *,
         run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any],
         interrupts: AbstractContextManager[Any] | None = None,
+        outlet: Outlet | None = None,
     ) -> None:
         self.engine_id = engine_id
         self.module = ModuleType("__main__")
         self.names = self.module.__dict__
         self._run_coroutine = run_coroutine
         self._interrupts = nullcontext() if interrupts is None else interrupts
+        self._outlet = outlet
+        self._forwarders: Forwarders | None = None
         self.history = History()
         #: The entry of the input that runs, or ran last, if the last command was one.
         self._entry: Entry | None = None
@@ -317,6 +325,27 @@ class Namespace:
         self.names.clear()
         self._compiler_flags = 0
         self._seed()
+
+    @verb
+    def forward_logging(self, session: int, request: int, logger: str, level: int) -> None:
+        """Send the records of a logger, from a level on, to the client of that session, until that is ended."""
+        # Nobody pays for logging who does not ask for it.
+        from aioparallel.records import Forwarders
+
+        if self._outlet is None:
+            raise OperationError("this engine has no way out for log records")
+        if self._forwarders is None:
+            self._forwarders = Forwarders(self._outlet.send)
+        self._outlet.open()
+        self._forwarders.begin(session, request, logger, level)
+
+    @verb
+    def end_forwarding(self, session: int, request: int | None = None) -> None:
+        """End one request of a session for log records, or all."""
+        if self._forwarders is not None:
+            self._forwarders.end(session, request)
+            if not self._forwarders and self._outlet is not None:
+                self._outlet.shut()
 
     def _seed(self) -> None:
         # What a script's module has, so that code which looks at it does not stumble.

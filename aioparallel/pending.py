@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from aioparallel.channel import Channel
+from aioparallel.channel import Answers, Channel
+from aioparallel.output import Listener, Watch
 from aioparallel.portal import Portal
 
 __all__ = ["PendingResult"]
@@ -23,6 +24,9 @@ class PendingResult(concurrent.futures.Future[Any]):
 
     It keeps its value or its error and gives it again each time.
     """
+
+    answers: Answers = ()
+    written: Watch | None = None
 
     # A condition takes longer to make than all the rest of a call, and nobody needs it who waits through the portal:
     # it is made when first asked for, by `wait`, `as_completed` or `add_done_callback`.
@@ -45,6 +49,22 @@ class PendingResult(concurrent.futures.Future[Any]):
             if self._made is None:
                 self._made = threading.Condition()
             return self._made
+
+    @property
+    def number(self) -> int:
+        """The call's number; there is no other of it among this client's."""
+        return self._number[0] if isinstance(self._number, tuple) else self._number
+
+    def on_output(self, listener: Listener) -> None:
+        """Call `listener` with each piece of what the call writes (an `Output`), while it runs.
+
+        Whenever one asks, also after the end, it is told from the beginning, of the last piece before the value is
+        there. Like `add_done_callback`'s functions it is called in the thread that takes in what arrives; an exception
+        in it is logged, and harms nobody.
+        """
+        channel = self._channel
+        if channel is not None:
+            self._portal.call(lambda: channel.watch(self._number, self).listen(listener))
 
     @property
     def r(self) -> Any:

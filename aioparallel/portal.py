@@ -93,6 +93,22 @@ class Portal:
             raise
         return future.result()
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on the loop, and return when that is done; right here if this is a callback of the loop.
+
+        Raises:
+            RuntimeError: The portal is closed.
+            BaseException: What the function raises.
+        """
+        if self._driver == threading.get_ident():
+            function()
+            return
+
+        async def work() -> None:
+            function()
+
+        self.run(work())
+
     def post(self, callback: Callable[[], object]) -> None:
         """Have the loop call `callback` soon; from any thread.
 

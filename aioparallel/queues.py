@@ -23,9 +23,10 @@ class Command:
         priority: Higher goes first in a `PriorityQueue`.
         cancelled: No longer wanted; `Queue.pop` skips it.
         waiting: Whether it is in a queue; the queue keeps it true.
+        watched: Whether its client is to be told what it writes, while it runs.
     """
 
-    __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting")
+    __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting", "watched")
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Command:
         self.priority = priority
         self.cancelled = False
         self.waiting = False
+        self.watched = False
 
     def __repr__(self) -> str:
         state = " cancelled" if self.cancelled else ""

@@ -41,6 +41,8 @@ NAMES = {
     "pull_function": ("verb", "names"),
     "run_file": ("verb", "source", "filename"),
     "get_result": ("verb", "i"),
+    "forward_logging": ("verb", "session", "request", "logger", "level"),
+    "end_forwarding": ("verb", "session", "request"),
 }
 
 #: Methods whose values are what an input came to.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
 from aioparallel.process import describe_exit
-from aioparallel.wire import NO_ENGINE, Buffer, Frame, KernelCall, Kind, Status, encode
+from aioparallel.wire import NO_ENGINE, OUTPUT_META, Buffer, Frame, KernelCall, Kind, News, Status, encode
 
 __all__ = ["Answer", "Deaths", "Seat", "SeatHost"]
 
@@ -50,6 +50,10 @@ class SeatHost(Protocol):
 
     def seat_busy(self) -> None:
         """A kernel has work after it had none."""
+        ...
+
+    def seat_watched(self) -> None:
+        """Somebody wants to be told what a command writes."""
         ...
 
     def seat_ready(self, seat: Seat) -> None:
@@ -137,6 +141,10 @@ class Seat:
         #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
         self._unanswered: dict[int, Any] = {}
         self._waiting: dict[int, Frame] = {}
+        #: Commands of which somebody wants to know what they write: how much of stdout and stderr has been told.
+        self._watched: dict[int, list[int]] = {}
+        #: Sessions that are gone: the kernel has been told, and may not have read it.
+        self._forgotten: set[int] = set()
         self._restarts: list[Answer] = []
         self._stops: list[Answer] = []
         self._restarting = False
@@ -199,7 +207,10 @@ class Seat:
         """The kernel has ended, and everything it sent has been passed on."""
         assert self._kernel is not None
         running = self._kernel.running
+        while self._tell_output():
+            pass
         self._kernel = None
+        self._forgotten.clear()
         reason = self._reason or describe_exit(returncode)
         self._reason = ""
         for number in self._unanswered:
@@ -275,10 +286,24 @@ class Seat:
     def cancel(self, number: int) -> None:
         """Withdraw a command; one that runs is interrupted."""
         if self._waiting.pop(number, None) is not None:
+            self._watched.pop(number, None)
             engine = NO_ENGINE if self.engine is None else self.engine
             self._host.send(encode(Kind.RESULT, number, code=Status.CANCELLED, engine=engine))
         elif number in self._unanswered and self._kernel is not None:
             self._kernel.cancel(number)
+
+    def watch(self, number: int) -> None:
+        """Tell what a command writes, from its beginning on, while it runs."""
+        if number in self._unanswered or number in self._waiting:
+            self._watched[number] = [0, 0]
+            self._tell_output()
+            self._host.seat_watched()
+
+    def forget(self, session: int) -> None:
+        """A client is gone: no log records for it any more."""
+        if self._kernel is not None and session not in self._forgotten:
+            self._forgotten.add(session)
+            self._kernel.send(encode(Kind.CALL, session, code=KernelCall.FORGET))
 
     def interrupt(self) -> bool:
         """Raise KeyboardInterrupt in what runs; return whether anything did."""
@@ -337,6 +362,13 @@ class Seat:
                     del self._unanswered[frame.id]
                     forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
                     pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
+                    if self._watched:
+                        self._watched.pop(frame.id, None)
+                else:
+                    self._forgotten.discard(frame.id)
+            elif frame.kind == Kind.NOTICE and frame.code == News.RECORD:
+                if frame.id not in self._forgotten:
+                    pieces += frame.forward(Kind.NOTICE, frame.id, code=frame.code, engine=engine)
             elif frame.kind == Kind.NOTICE and self.state == "starting":
                 self._up(frame.json())
         if pieces:
@@ -344,6 +376,7 @@ class Seat:
             self._host.send(pieces)
 
     def _fault(self, number: int, reason: str, output: str, *, running: bool) -> None:
+        self._watched.pop(number, None)
         when = "while it ran this" if running else "before it ran this"
         text = f"engine {self.engine} died {when} ({reason}); what was in its namespace is lost"
         error = EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running)
@@ -362,7 +395,32 @@ class Seat:
             self._kernel.resume_reading()
 
     def check_output(self) -> bool:
-        """Bound what the kernel writes; return whether it has work."""
+        """Bound what the kernel writes, and tell of it if that is wanted; return whether it has work."""
         if self._kernel is not None:
             self._kernel.check_output()
+        if self._watched:
+            self._tell_output()
         return bool(self._unanswered)
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants to know what a command here writes."""
+        return bool(self._watched)
+
+    def _tell_output(self) -> bool:
+        """Tell what the watched command that runs has written since the last time; return whether that was anything."""
+        kernel, engine = self._kernel, self.engine
+        number = None if kernel is None else kernel.running
+        told = self._watched.get(number) if number is not None else None
+        # A controller that takes no more for now is not waited for: it is all in the result.
+        if kernel is None or number is None or told is None or engine is None or self._host.reading_paused:
+            return False
+        found = False
+        for stream, code in enumerate((News.STDOUT, News.STDERR)):
+            data = kernel.read_output(number, stream, told[stream])
+            if data:
+                found = True
+                header = OUTPUT_META.pack(told[stream])
+                told[stream] += len(data)
+                self._host.send(encode(Kind.NOTICE, number, code=code, engine=engine, header=header, buffers=[data]))
+        return found

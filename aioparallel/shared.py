@@ -20,7 +20,7 @@ import mmap
 import os
 from typing import Self
 
-__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "NOTE", "RUNNING", "TAKEN", "OutputFile", "Page"]
+__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "RUNNING", "TAKEN", "OutputFile", "Page"]
 
 INTERRUPT, CANCELS, RUNNING, STREAMS, TAKEN = 0, 1, 2, 3, 7
 #: Not an id: whichever command runs.
@@ -32,8 +32,6 @@ NONE = 2**64 - 2
 KEEP = 2**20
 #: The host cuts a file that has grown by more than this, bytes, during one command.
 RUNAWAY = 2**26
-#: What the note of how much was left out may take besides, bytes.
-NOTE = 64
 
 
 def _nameless_file(name: str) -> int:
@@ -164,6 +162,13 @@ class OutputFile:
         mark = self._words[self._mark_word]
         start = max(mark if mark <= end else 0, end - limit)
         return os.pread(self.number, end - start, start)
+
+    def read(self, start: int, limit: int) -> bytes:
+        """Return what was written and not handed over, from its byte `start` on, at most `limit` bytes."""
+        end = os.fstat(self.number).st_size
+        mark = self._words[self._mark_word]
+        start += mark if mark <= end else 0
+        return os.pread(self.number, min(limit, end - start), start) if start < end else b""
 
     def trim(self, keep: int) -> bool:
         """Cut the file if it runs away, leaving the first `keep` bytes that were not handed over.

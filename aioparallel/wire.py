@@ -7,12 +7,12 @@ numbers are little-endian:
          0     4  u32   length    of all that follows the head
          4     1  u8    kind      what this is: `Kind`
          5     1  u8    flags     `LAST`; other bits must be 0 and are reserved
-         6     2  u16   code      CALL: number of the operation; RESULT: `Status`; else 0
+         6     2  u16   code      CALL: number of the operation; RESULT: `Status`; NOTICE: `News`; else 0
          8     8  u64   id        which call or command; an answer bears the id of what it answers
         16     2  u16   engine    which engine, or `NO_ENGINE`
         18     2  u16   count     how many buffers the payload has
         20     4  u32   header    length of the header in bytes
-        24     …        header    for whoever dispatches: JSON, a label, or `RESULT_META`
+        24     …        header    for whoever dispatches: JSON, a label, `RESULT_META` or `OUTPUT_META`
          …  4·n   u32   table     lengths of the buffers; left out when there are fewer than two
          …     …        buffers   the payload, opaque to everyone between the two ends
 
@@ -36,6 +36,7 @@ __all__ = [
     "HEAD",
     "LAST",
     "NO_ENGINE",
+    "OUTPUT_META",
     "RESULT_META",
     "SHARED",
     "SMALL",
@@ -47,6 +48,7 @@ __all__ = [
     "KernelCall",
     "Kind",
     "Limits",
+    "News",
     "Status",
     "encode",
     "encode_shared",
@@ -59,6 +61,8 @@ HEAD = struct.Struct("<IBBHQHHI")
 #: Header of a RESULT from a kernel: started (wall clock, seconds), running time (seconds), length of stdout;
 #: then the bytes of stdout, then those of stderr.
 RESULT_META = struct.Struct("<ddI")
+#: Header of a NOTICE of output: how much of that stream of the command went before, bytes.
+OUTPUT_META = struct.Struct("<Q")
 SMALL = 65536
 CHUNK = 262144
 NO_ENGINE = 0xFFFF
@@ -78,7 +82,7 @@ class Kind(enum.IntEnum):
     COMMAND = 3  # controller -> host -> kernel: run this payload
     RESULT = 4  # the answer to a CALL or a COMMAND
     CANCEL = 5  # the CALL or COMMAND with this id is no longer wanted
-    NOTICE = 6  # something happened (JSON header); no answer
+    NOTICE = 6  # something that was not asked for now: `News`; no answer
     GOODBYE = 7  # the sender closes; the header says why, as JSON
     MEMORY = 9  # can you open what I hold? (JSON header, `memory.Handover`)
     TAKEN = 10  # the segment of the RESULT with this id and engine is held here now
@@ -97,6 +101,15 @@ class Status(enum.IntEnum):
     CANCELLED = 3  # it was withdrawn before it ran
 
 
+class News(enum.IntEnum):
+    """What a NOTICE tells."""
+
+    EVENT = 0  # something happened; the header says what, as JSON
+    STDOUT = 1  # what the command `id` has written next: `OUTPUT_META`, and the payload's bytes
+    STDERR = 2  # the same of its other stream
+    RECORD = 3  # a log record, as JSON, for the client whose session is `id`
+
+
 class EngineCall(enum.IntEnum):
     """What an engine host may ask of the controller."""
 
@@ -109,12 +122,15 @@ class HostCall(enum.IntEnum):
     INTERRUPT = 0  # KeyboardInterrupt in what runs
     RESTART = 1  # a fresh kernel under the same id
     STOP = 2  # end the engine
+    WATCH = 3  # tell what the command `id` writes while it runs; not answered
+    FORGET = 4  # the client whose session is `id` is gone: no more log records for it; not answered
 
 
 class KernelCall(enum.IntEnum):
     """What a host may ask of a kernel."""
 
     SETUP = 0  # header {"engine": id, "path": [...]}
+    FORGET = 1  # no more log records for the session `id`; answered when it is so
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +160,11 @@ class Limits:
     dead: float = 10.0
     stuck: float = 30.0
     share: int = 2**19
+
+    @property
+    def room(self) -> int:
+        """How much of stdout, and of stderr, a RESULT has room for, bytes: with all else it must fit in a header."""
+        return min(self.output, self.header // 2 - 128, self.message // 4)
 
 
 class Frame:
@@ -230,6 +251,10 @@ class Frame:
             buffers.append(whole[start : start + length])
             start += length
         return buffers
+
+    def brief(self) -> tuple[int, int, Buffer]:
+        """Return engine, code and header: what is worth keeping of an answer when its payload has been used."""
+        return self.engine, self.code, self.body[0][: self._header]
 
     def json(self) -> Any:
         """Return the header's JSON value.

@@ -11,7 +11,7 @@ from typing import Any
 
 from aioparallel.kernels import KernelOptions, ProcessKernel
 from aioparallel.serialize import pack, unpack, unpack_error
-from aioparallel.wire import RESULT_META, Frame, KernelCall, Kind, Limits, Status, encode
+from aioparallel.wire import RESULT_META, Frame, KernelCall, Kind, Limits, News, Status, encode
 
 ENGINE = 7
 
@@ -47,6 +47,8 @@ class Driven:
         self.ready: asyncio.Future[dict[str, Any]] = loop.create_future()
         self.ended: asyncio.Future[tuple[int, str, int | None]] = loop.create_future()
         self.order: list[int] = []
+        #: Log records: how many answers came before, the session, the message.
+        self.records: list[tuple[int, int, str]] = []
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
         self._number = 0
 
@@ -80,11 +82,14 @@ class Driven:
 
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
-            if frame.kind == Kind.NOTICE:
+            if frame.kind == Kind.NOTICE and frame.code == News.RECORD:
+                self.records.append((len(self.order), frame.id, frame.json()["record"]["msg"]))
+            elif frame.kind == Kind.NOTICE:
                 self.ready.set_result(frame.json())
             else:
                 self.order.append(frame.id)
-                self._answers.pop(frame.id).set_result(Outcome.of(frame))
+                if frame.id in self._answers:
+                    self._answers.pop(frame.id).set_result(Outcome.of(frame))
 
     def _ended(self, returncode: int, output: str) -> None:
         self.ended.set_result((returncode, output, self.kernel.running))

@@ -12,7 +12,7 @@ from aioparallel.controller import Controller
 from aioparallel.dial import connect
 from aioparallel.errors import EngineDied, to_plain
 from aioparallel.namespace import Namespace
-from aioparallel.wire import RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
+from aioparallel.wire import OUTPUT_META, RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, News, Status, encode
 
 Later = Callable[[], None]
 
@@ -26,6 +26,7 @@ class ModelHost:
         self.waiting: list[Frame] = []
         self.cancelled: list[int] = []
         self.asked: list[tuple[HostCall, int]] = []
+        self.told: list[tuple[HostCall, int, int]] = []
         self.spaces: dict[int, Namespace] = {}
         self.ids: list[int] = []
         self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
@@ -50,7 +51,9 @@ class ModelHost:
         for frame in frames:
             if frame.kind == Kind.RESULT:
                 self.ids.append(frame.engine)
-                self.spaces[frame.engine] = Namespace(frame.engine, run_coroutine=_no_coroutines)
+                self.spaces[frame.engine] = Namespace(
+                    frame.engine, run_coroutine=_no_coroutines, outlet=_Outlet(self, frame.engine)
+                )
                 self._joined[frame.id].set_result(frame.engine)
             elif frame.kind == Kind.COMMAND:
                 self.waiting.append(frame)
@@ -58,6 +61,8 @@ class ModelHost:
                     self.step()
             elif frame.kind == Kind.CANCEL:
                 self._cancel(frame)
+            elif frame.kind == Kind.CALL and frame.code in (HostCall.WATCH, HostCall.FORGET):
+                self.told.append((HostCall(frame.code), frame.engine, frame.id))
             elif frame.kind == Kind.CALL:
                 self.asked.append((HostCall(frame.code), frame.engine))
                 self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine))
@@ -78,6 +83,13 @@ class ModelHost:
             encode(Kind.RESULT, frame.id, code=int(not good), engine=frame.engine, header=header, buffers=payload)
         )
 
+    def write(self, text: bytes, *, place: int = 0, offset: int = 0, stream: News = News.STDOUT) -> None:
+        """Tell what one of the commands that wait has written, as if it ran."""
+        frame, header = self.waiting[place], OUTPUT_META.pack(offset)
+        self.connection.send(
+            encode(Kind.NOTICE, frame.id, code=stream, engine=frame.engine, header=header, buffers=[text])
+        )
+
     def die(self, engine: int) -> None:
         """Let an engine's kernel die: what runs there, and what waits behind it, is answered so."""
         for place, frame in enumerate([frame for frame in self.waiting if frame.engine == engine]):
@@ -85,6 +97,22 @@ class ModelHost:
             death = EngineDied("killed by SIGKILL", engine_id=engine, reason="killed by SIGKILL", running=place == 0)
             header = json.dumps(to_plain(death)).encode()
             self.connection.send(encode(Kind.RESULT, frame.id, code=Status.FAULT, engine=engine, header=header))
+
+
+class _Outlet:
+    """Where the log records of an engine leave; all the namespaces here share this program's loggers."""
+
+    def __init__(self, host: ModelHost, engine: int) -> None:
+        self._host = host
+        self._engine = engine
+
+    def open(self) -> None: ...
+
+    def shut(self) -> None: ...
+
+    def send(self, session: int, header: bytes) -> None:
+        notice = encode(Kind.NOTICE, session, code=News.RECORD, engine=self._engine, header=header)
+        self._host.connection.send(notice)
 
 
 def _no_coroutines(work: Coroutine[Any, Any, Any]) -> Any:

@@ -13,10 +13,10 @@ from operator import mul
 from pathlib import Path
 
 import pytest
-from driven import ENGINE, driven
+from driven import ENGINE, Driven, driven
 
 from aioparallel.errors import MessageTooLarge, RemoteError
-from aioparallel.wire import Limits, Status
+from aioparallel.wire import KernelCall, Kind, Limits, Status, encode
 
 # What it is
 
@@ -85,6 +85,47 @@ def test_meta_tells_how_long() -> None:
     async def main() -> None:
         async with driven() as one:
             assert 0.05 <= (await one.do("import time; time.sleep(0.05)")).seconds < 2
+
+    asyncio.run(main())
+
+
+# Log records
+
+
+def test_records_come_before_the_answer_also_of_gathered_ones() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            number, done = one.submit("forward_logging", 77, 1, "", 20)
+            await done
+            await one.do("import logging; log = logging.getLogger('x').info")
+            answers = [one.execute(f"log({i})")[1] for i in range(300)]
+            await asyncio.gather(*answers)
+            assert one.records == [(number + 1 + i, 77, str(i)) for i in range(300)]
+            await one.do("import threading; threading.Timer(0.02, log, ['late']).start()")
+            while len(one.records) == 300:
+                await asyncio.sleep(0.001)
+            assert one.records[-1][1:] == (77, "late")
+
+    asyncio.run(main())
+
+
+def test_a_session_that_is_gone_is_forgotten_also_before_there_was_any() -> None:
+    async def main() -> None:
+        forget = encode(Kind.CALL, 77, code=KernelCall.FORGET)
+        one = Driven()
+        one.kernel.start()
+        await one.ready
+        one.kernel.send(forget)
+        while one.order != [77]:
+            await asyncio.sleep(0.001)
+        await one.kernel.aclose()
+        async with driven() as one:
+            await one.submit("forward_logging", 77, 1, "a", 20)[1]
+            await one.submit("forward_logging", 77, 2, "b", 20)[1]
+            await one.submit("forward_logging", 78, 2, "a", 20)[1]
+            one.kernel.send(forget)
+            await one.do("import logging; logging.getLogger('a').info('a'); logging.getLogger('b').error('b')")
+            assert [record[1:] for record in one.records] == [(78, "a")]
 
     asyncio.run(main())
 

@@ -113,3 +113,21 @@ def test_last_output_is_shared_out_between_the_streams(stdout: int, stderr: int,
             assert (await one.ended)[1] == reported
 
     asyncio.run(main())
+
+
+def test_what_a_command_writes_is_read_while_it_runs_and_only_then() -> None:
+    async def main() -> None:
+        async with driven(Limits(output=20)) as one:
+            await one.do("print('of the one before')")
+            number, done = one.execute("print('0123456789'); import time; time.sleep(1000)")
+            await one.printed("9\n")
+            assert one.kernel.read_output(number, 0, 0) == b"0123456789"  # half of what a RESULT has room for
+            assert one.kernel.read_output(number, 0, 7) == b"789"
+            assert one.kernel.read_output(number, 0, 10) == b""
+            assert one.kernel.read_output(number, 1, 0) == b""
+            assert one.kernel.read_output(number - 1, 0, 0) == b""
+            one.kernel.interrupt(number)
+            await done
+            assert one.kernel.read_output(number, 0, 0) == b""
+
+    asyncio.run(main())

@@ -263,7 +263,7 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "history", "kernel", "memory", "namespace", "native", "rebinding", "reference"}
+KERNEL = {"capture", "errors", "history", "kernel", "memory", "namespace", "native", "outlet", "rebinding", "reference"}
 KERNEL |= {"serialize", "shared", "source", "wire"}
 
 

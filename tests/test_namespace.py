@@ -33,7 +33,9 @@ def note(error: BaseException) -> str:
 def test_the_verbs() -> None:
     assert sorted(VERBS) == [
         "apply",
+        "end_forwarding",
         "execute",
+        "forward_logging",
         "get_result",
         "keys",
         "map",
@@ -232,7 +234,7 @@ def test_results_that_cannot_be_sent(engine: Namespace) -> None:
 
 
 def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
-    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, execute"):
+    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, end_forwarding, execute"):
         do(engine, "explode")
     garbage: list[list[Buffer]] = [
         [],

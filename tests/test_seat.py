@@ -9,7 +9,7 @@ from typing import Any
 
 from aioparallel.kernels import Kernel
 from aioparallel.seat import Deaths, Seat
-from aioparallel.wire import Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode
+from aioparallel.wire import OUTPUT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, News, Status, encode
 
 
 def _frames(pieces: Iterable[Buffer]) -> list[Frame]:
@@ -28,6 +28,7 @@ class ModelKernel(Kernel):
         self.sent: list[Frame] = []
         self.asked: list[tuple[str, int]] = []
         self.runs: int | None = None
+        self.written = [b"", b""]
         self.killed = False
 
     pid = property(lambda self: 100 + self.number)  # type: ignore[assignment]
@@ -53,6 +54,9 @@ class ModelKernel(Kernel):
         self.asked.append(("resume", 0))
 
     def check_output(self) -> None: ...
+
+    def read_output(self, number: int, stream: int, start: int) -> bytes:
+        return self.written[stream][start : start + 10] if number == self.runs else b""
 
     def kill(self) -> None:
         self.killed = True
@@ -80,6 +84,10 @@ class ModelHost:
 
     def send(self, pieces: Iterable[Buffer]) -> None:
         for frame in _frames(pieces):
+            if frame.kind == Kind.NOTICE:
+                offset = OUTPUT_META.unpack(frame.header)[0] if frame.code != News.RECORD else 0
+                self.log.append((frame.id, News(frame.code), offset, b"".join(frame.buffers)))
+                continue
             plain = frame.json() if frame.header else {}
             self.log.append((frame.id, Status(frame.code).name, plain.get("running"), plain.get("reason")))
 
@@ -88,6 +96,9 @@ class ModelHost:
 
     def seat_busy(self) -> None:
         self.log.append("busy")
+
+    def seat_watched(self) -> None:
+        self.log.append("watched")
 
     def seat_ready(self, seat: Seat) -> None:
         self.log.append("ready")
@@ -271,3 +282,88 @@ def test_deaths_are_too_many_only_close_together() -> None:
     assert deaths.died(76, worked=False) is None
     deaths.forget()
     assert deaths.died(77, worked=False) == 0.0
+
+
+def test_a_watched_command_is_told_of_while_it_runs() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.command(2)
+        host.take()
+        host.seat.watch(1)
+        host.seat.watch(2)
+        host.seat.watch(99)
+        assert host.take() == ["watched", "watched"]
+        assert host.seat.watched
+        kernel.written = [b"0123456789abc", b"err"]
+        host.seat.check_output()
+        assert host.take() == []  # it has not begun
+        kernel.runs = 1
+        host.seat.check_output()
+        assert host.take() == [(1, News.STDOUT, 0, b"0123456789"), (1, News.STDERR, 0, b"err")]
+        host.reading_paused = True
+        host.seat.check_output()
+        assert host.take() == []
+        host.reading_paused = False
+        host.seat.check_output()
+        assert host.take() == [(1, News.STDOUT, 10, b"abc")]
+        kernel.answer(1)
+        host.seat.check_output()
+        assert host.take()[1:] == []
+        kernel.answer(2)
+        assert not host.seat.watched
+
+    _played(story)
+
+
+def test_the_last_words_are_told_before_the_death() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.seat.watch(1)
+        host.command(2)
+        host.seat.watch(2)
+        kernel.runs, kernel.written = 1, [b"0123456789abc", b""]
+        host.take()
+        kernel.on_exit(-9, "")
+        assert [entry[:3] for entry in host.take()[:4]] == [
+            (1, News.STDOUT, 0),
+            (1, News.STDOUT, 10),
+            (1, "FAULT", True),
+            (2, "FAULT", False),
+        ]
+        assert not host.seat.watched
+        # One that waits for the next kernel is watched there.
+        host.command(3)
+        host.command(4)
+        host.seat.watch(3)
+        host.seat.watch(4)
+        host.seat.cancel(4)
+        host.seat.start()
+        fresh = host.working()
+        fresh.runs, fresh.written = 3, [b"here", b""]
+        host.take()
+        host.seat.check_output()
+        assert host.take() == [(3, News.STDOUT, 0, b"here")]
+
+    _played(story)
+
+
+def test_records_pass_in_order_until_their_session_is_forgotten() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.take()
+        record = _frames(encode(Kind.NOTICE, 77, code=News.RECORD, header=b"{}"))
+        kernel.on_frames(record + _frames(encode(Kind.RESULT, 1)))
+        assert host.take() == [(77, News.RECORD, 0, b""), (1, "OK", None, None)]
+        host.seat.forget(77)
+        host.seat.forget(77)
+        assert [(frame.kind, frame.code, frame.id) for frame in kernel.sent[2:]] == [(Kind.CALL, KernelCall.FORGET, 77)]
+        kernel.on_frames(record)
+        assert host.take() == []
+        kernel.answer(77)
+        assert host.seat._forgotten == set()
+        assert host.take() == []
+
+    _played(story)

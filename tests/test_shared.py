@@ -138,3 +138,17 @@ def test_the_host_does_not_cut_while_the_kernel_does(
     assert host.trim(10)
     ours.close()
     theirs.close()
+
+
+def test_the_host_reads_what_was_not_handed_over(ends: tuple[OutputFile, OutputFile]) -> None:
+    host, kernel = ends
+    os.write(host.number, b"before")
+    kernel.take(100)
+    assert host.read(0, 100) == b""
+    os.write(host.number, b"0123456789")
+    assert host.read(0, 4) == b"0123"
+    assert host.read(4, 100) == b"456789"
+    assert host.read(10, 100) == host.read(11, 100) == b""
+    os.ftruncate(host.number, 0)
+    os.write(host.number, b"new")
+    assert host.read(0, 100) == b"new"

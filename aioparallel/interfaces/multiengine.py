@@ -11,6 +11,7 @@ from aioparallel.channel import Client, Finish, Handle
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.joint import call_each
+from aioparallel.output import Watch
 from aioparallel.queues import Command
 from aioparallel.wire import LAST, Buffer, Frame, Status
 
@@ -24,14 +25,19 @@ PROPERTIES = 64 * 1024
 
 
 class _Submission:
-    """One call of a client, on its way through several engines."""
+    """One call of a client, on its way through several engines.
 
-    __slots__ = ("client", "frame", "interface", "parts", "remaining")
+    Attributes:
+        kept: Whether it stays in a queue that is cleared.
+    """
+
+    __slots__ = ("client", "frame", "interface", "kept", "parts", "remaining")
 
     def __init__(self, interface: MultiEngineInterface, client: ClientProxy, frame: Frame, engines: list[Engine]):
         self.interface = interface
         self.client = client
         self.frame = frame
+        self.kept = False
         self.remaining = len(engines)
         # Emptied at the end: parts know their submission, and payloads must not wait for the garbage collector.
         self.parts: list[_Part] = []
@@ -46,6 +52,11 @@ class _Submission:
             part.engine.cancel(part)
         self.client.release(self.frame.size)
         self.remaining = 0
+
+    def watch(self) -> None:
+        """The client wants to be told what it writes."""
+        for part in self.parts:
+            part.engine.watch(part)
 
     def answer(self, engine: Engine, result: Frame | ParallelError) -> None:
         """Pass one engine's answer on."""
@@ -99,9 +110,19 @@ class MultiEngineInterface(Interface):
         label = str(call.get("label", ""))[:80].encode()
         client.hold(frame.size)
         client.calls[frame.id] = submission
+        submission.kept = bool(call.get("kept"))
         parts = submission.parts = [_Part(submission, engine, label) for engine in engines]
+        if call.get("watched"):
+            submission.watch()
         for part in tuple(parts):
             part.engine.put(part)
+
+    @remote
+    def watch_output(self, client: ClientProxy, call: int) -> None:
+        """Tell the client what its call `call` writes, as long as it is under way."""
+        submission = client.calls.get(call) if type(call) is int else None
+        if isinstance(submission, _Submission):
+            submission.watch()
 
     @remote
     def clear_queue(self, client: ClientProxy, targets: Any) -> list[int]:
@@ -202,7 +223,7 @@ class MultiEngineInterface(Interface):
             part.engine.clear(self._is_ours)
 
     def _is_ours(self, command: Command) -> bool:
-        return isinstance(command, _Part)
+        return isinstance(command, _Part) and not command.submission.kept
 
 
 def _property(engine: Engine, name: str) -> Any:
@@ -237,12 +258,17 @@ class MultiEngineClient(MultiEngineCalls, Client):
     def _known_ids(self) -> list[int]:
         return sorted(self.channel.engines)
 
-    def _begin_each(self, operation: str, finish: Finish, calls: Sequence[tuple[bytes, Sequence[Buffer]]]) -> Handle:
+    def _begin_each(
+        self,
+        operation: str,
+        finish: Finish,
+        calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+        watch: Watch | None = None,
+    ) -> Handle:
         """Call an operation several times as one; return the handle of all the answers."""
         channel = self.channel
         handle = Handle(loop=channel.loop)
-        numbers = call_each(channel, operation, handle, finish, calls)
-        handle.withdraw = lambda: channel.withdraw(numbers)
+        handle.sent(channel, call_each(channel, operation, handle, finish, calls, watch))
         return handle
 
 

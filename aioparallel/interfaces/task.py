@@ -74,6 +74,15 @@ class TaskInterface(Interface):
         self._scheduler.task_added(task, task.label)
         self._place()
 
+    @remote
+    def watch_output(self, client: ClientProxy, call: int) -> None:
+        """Tell the client what its task `call` writes, as long as it is under way, wherever that is."""
+        task = client.calls.get(call) if type(call) is int else None
+        if isinstance(task, _Task):
+            task.watched = True
+            if task.engine is not None:
+                task.engine.watch(task)
+
     def engine_joined(self, engine: Engine) -> None:
         """One more to give tasks to."""
         self._scheduler.engine_joined(engine.id)
