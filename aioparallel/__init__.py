@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
     from aioparallel.interfaces.task import TaskClient as TaskClient
+    from aioparallel.reply import CallInfo as CallInfo
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AdminClient": "interfaces.admin",
+    "CallInfo": "reply",
     "Capability": "capability",
     "Client": "channel",
     "Cluster": "cluster",

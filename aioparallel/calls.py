@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +42,8 @@ class MultiEngineCalls:
     _begin: Callable[..., Any]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
+    _forget: Callable[[], Any]
+    _wait_for_all: Callable[[list[Any], float | None], Any]
     _known_ids: Callable[[], list[int]]
     _view: Callable[..., Any]
 
@@ -122,6 +126,29 @@ class MultiEngineCalls:
         """End the targets; with `controller=True` the whole cluster."""
         return self._operate("kill", block, targets=self._plain(targets), controller=controller)
 
+    def flush(self) -> Any:
+        """Forget the results of this client's calls that nobody has asked for.
+
+        That is of calls that did not wait, also those under way: they go on, and what they answer is dropped. To read
+        such a result later raises `InvalidDeferredID`. To wait for one, to read it and to give it a callback is to
+        ask for it; it is kept then.
+        """
+        return self._forget()
+
+    def barrier(self, pending: Any, *, timeout: float | None = None) -> Any:
+        """Wait until all of the calls have ended, well or badly; it does not count as reading them.
+
+        Args:
+            pending: The result of a call that did not wait, or an iterable of them; they may be of other clients.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: They took longer. They go on.
+            TypeError: One of them is not the result of a call of this face.
+        """
+        one = isinstance(pending, (asyncio.Future, concurrent.futures.Future))
+        return self._wait_for_all([pending] if one else list(pending), timeout)
+
     def __getitem__(self, key: str | int | slice | Sequence[int]) -> Any:
         if isinstance(key, str):
             return self.pull(key)
@@ -161,7 +188,9 @@ class MultiEngineCalls:
         )
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
-        return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
+        pending = self._begin("submit", finish, header=header, buffers=buffers)
+        pending.targets, pending.bare = finish.keywords["targets"], finish.keywords["bare"]
+        return self._deliver(pending, block)
 
     def _plain(self, targets: Targets | None) -> str | list[int]:
         """Return targets as they travel.
@@ -201,6 +230,8 @@ class View(MultiEngineCalls):
         self._begin = client._begin
         self._deliver = client._deliver
         self._operate = client._operate
+        self._forget = client._forget
+        self._wait_for_all = client._wait_for_all
         self._view = client._view
 
     def __repr__(self) -> str:

@@ -31,8 +31,10 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.handle import Handle
+from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, TRIED, Buffer, Frame, Kind, Limits, Status, encode
 
 __all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
 
@@ -45,7 +47,8 @@ FEW = 8
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
-Future: TypeAlias = "asyncio.Future[Any] | concurrent.futures.Future[Any]"
+#: A `Handle` or a `PendingResult`.
+Future: TypeAlias = Any
 
 
 @functools.cache
@@ -90,19 +93,6 @@ def find_capability(
     return found
 
 
-class Handle(asyncio.Future[Any]):
-    """What a call gives back at once: await it for the value; cancel it to withdraw the work."""
-
-    withdraw: Callable[[], None] | None = None
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Withdraw the work; it is dropped where it waits, or interrupted where it runs."""
-        cancelled = super().cancel(msg)
-        if cancelled and self.withdraw is not None:
-            self.withdraw()
-        return cancelled
-
-
 class Channel:
     """One connection of one client.
 
@@ -113,7 +103,7 @@ class Channel:
         session: Its id at the controller.
     """
 
-    def __init__(self, capability: Capability, limits: Limits, post: Post | None) -> None:
+    def __init__(self, capability: Capability, limits: Limits, post: Post | None, source: Source) -> None:
         self.loop = asyncio.get_running_loop()
         self._wake = post or self.loop.call_soon_threadsafe
         self.capability = capability
@@ -124,6 +114,7 @@ class Channel:
         self._largest = min(limits.message, limits.header)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
+        self._wall = source.wall
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
         self._posted: deque[Sequence[Buffer]] = deque()
@@ -158,7 +149,7 @@ class Channel:
         Raises:
             ConnectionFailed: As `dial.connect`.
         """
-        channel = cls(capability, limits or Limits(), post)
+        channel = cls(capability, limits or Limits(), post, source)
         channel._connection, welcome = await connect(
             capability,
             role="client",
@@ -218,6 +209,7 @@ class Channel:
                 text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
                 raise MessageTooLarge(f"{text} (Limits.header)") from None
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+        future.submitted = self._wall()
         self._pending[number] = future, finish
         if self._error is not None:
             self._pending.pop(number, None)
@@ -230,6 +222,18 @@ class Channel:
         if self._pending.pop(number, None) is not None and self._error is None:
             self._partial.pop(number, None)
             self._post(encode(Kind.CANCEL, number))
+
+    def forget(self, unread: Unread) -> None:
+        """Forget results that nobody has asked for; calls under way go on, and their answers are dropped.
+
+        From any thread.
+        """
+        unread.forgotten = True
+        for number, (future, _) in list(self._pending.items()):
+            if future.unread is unread:
+                self._pending.pop(number, None)
+                self._partial.pop(number, None)
+                future.forget()
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -276,8 +280,8 @@ class Channel:
             if frame.kind == Kind.RESULT:
                 if frame.flags & LAST:
                     pending = self._pending.pop(frame.id, None)
+                    first = self._partial.pop(frame.id, None) if self._partial else None
                     if pending is not None:
-                        first = self._partial.pop(frame.id, None) if self._partial else None
                         _settle(*pending, [*first, frame] if first else [frame])
                 elif frame.id in self._pending:
                     self._partial.setdefault(frame.id, []).append(frame)
@@ -316,6 +320,11 @@ class Channel:
 
 def _settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
+    last = frames[-1]
+    # Not the frames themselves: a payload must not live as long as whoever keeps the future.
+    future.answers = last.brief() if len(frames) == 1 else [frame.brief() for frame in frames]
+    if last.code >= TRIED:
+        last.code %= TRIED
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -376,6 +385,7 @@ class Client:
         self._cluster = cluster
         self._limits = limits
         self._source = source
+        self._unread = Unread()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'channel', 'not connected')!r}>"
@@ -421,10 +431,57 @@ class Client:
         """Hand a call's handle to the caller: here it is awaited, so there is nothing to block."""
         if block:
             raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
+        handle.unread = self._unread
         return handle
+
+    def _forget(self) -> Handle:
+        """Forget what nobody has asked for; return a handle that is done."""
+        unread, self._unread = self._unread, Unread()
+        self.channel.forget(unread)
+        handle = Handle(loop=self.channel.loop)
+        handle.set_result(None)
+        return handle
+
+    def _wait_for_all(self, handles: list[Any], timeout: float | None) -> asyncio.Task[None]:
+        for handle in handles:
+            if not isinstance(handle, asyncio.Future):
+                raise TypeError(f"barrier waits for handles of calls, not for {handle!r}")
+        return self.channel.loop.create_task(_all_done(handles, timeout))
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
     ) -> Any:
         """Call an operation of plain values."""
         return self._deliver(self._begin(operation, finish, header=json.dumps(arguments).encode()), block)
+
+
+async def _all_done(handles: list[asyncio.Future[Any]], timeout: float | None) -> None:
+    """Wait for futures, whatever they end with.
+
+    Raises:
+        TimeoutError: They took longer than `timeout` seconds.
+    """
+    # Past a handle's own methods, which would count as asking for its value.
+    base: type[asyncio.Future[Any]] = asyncio.Future
+    waiting = {handle for handle in handles if not handle.done()}
+    ended = asyncio.get_running_loop().create_future()
+
+    def one_ended(handle: asyncio.Future[Any]) -> None:
+        waiting.discard(handle)
+        if not waiting and not ended.done():
+            ended.set_result(None)
+
+    for handle in tuple(waiting):
+        base.add_done_callback(handle, one_ended)
+    try:
+        async with asyncio.timeout(timeout):
+            if waiting:
+                await ended
+    except TimeoutError:
+        raise TimeoutError(f"{len(waiting)} of {len(handles)} calls have not ended after {timeout} s") from None
+    finally:
+        for handle in waiting:
+            base.remove_done_callback(handle, one_ended)
+    for handle in handles:
+        if not handle.cancelled():
+            base.exception(handle)  # an error that nobody reads is not complained of

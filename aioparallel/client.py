@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,9 +19,19 @@ from aioparallel.errors import __all__ as _errors
 from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
+from aioparallel.reply import CallInfo, Unread
 from aioparallel.wire import Limits
 
-__all__ = ["Cluster", "Limits", "MonitorClient", "MultiEngineClient", "PendingResult", "TaskClient", *_errors]
+__all__ = [
+    "CallInfo",
+    "Cluster",
+    "Limits",
+    "MonitorClient",
+    "MultiEngineClient",
+    "PendingResult",
+    "TaskClient",
+    *_errors,
+]
 
 
 class Client:
@@ -54,6 +65,7 @@ class Client:
     ) -> None:
         found = find_capability(capability, self.interface, cluster=cluster)
         self._portal = portal()
+        self._unread = Unread()
         self._channel = self._portal.run(Channel.open(found, limits=limits, post=self._portal.post))
 
     def __repr__(self) -> str:
@@ -84,6 +96,7 @@ class Client:
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
         if not (self.block if block is None else block):
+            pending.unread = self._unread
             return pending
         try:
             return pending.result()
@@ -91,6 +104,17 @@ class Client:
             # Ctrl-C in the middle of a blocking call withdraws the work that nobody will ask for.
             pending.cancel()
             raise
+
+    def _forget(self) -> None:
+        """Forget what nobody has asked for."""
+        unread, self._unread = self._unread, Unread()
+        self._channel.forget(unread)
+
+    def _wait_for_all(self, pending: list[Any], timeout: float | None) -> None:
+        for one in pending:
+            if not isinstance(one, concurrent.futures.Future):
+                raise TypeError(f"barrier waits for the results of calls made with block=False, not for {one!r}")
+        self._portal.wait_for_all(pending, timeout)
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any

@@ -20,6 +20,7 @@ ParallelError
 ├── OperationError                              a call that the controller refused
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
+├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran
 ├── EngineDied                                  a kernel ended while it had work
 │   └── EngineLost                              … and its host with it
@@ -48,6 +49,7 @@ __all__ = [
     "EngineDied",
     "EngineLost",
     "HandshakeError",
+    "InvalidDeferredID",
     "InvalidEngineID",
     "MessageTooLarge",
     "NoClusterError",
@@ -152,6 +154,10 @@ class InvalidEngineID(OperationError, LookupError):
 
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none."""
+
+
+class InvalidDeferredID(ParallelError, LookupError):
+    """The result was forgotten by `flush` before anybody had asked for it."""
 
 
 class QueueCleared(ParallelError):

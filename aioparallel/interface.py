@@ -27,7 +27,7 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.events import Monitor
-from aioparallel.wire import LAST, NO_ENGINE, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, TRIED, Buffer, Frame, Kind, Limits, Status, encode
 
 if TYPE_CHECKING:
     from aioparallel.capability import Grant
@@ -232,11 +232,13 @@ class ClientProxy:
             return
         self.send(encode(Kind.RESULT, number, code=Status.OK, flags=LAST, header=header))
 
-    def fault(self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True) -> None:
-        """Answer a call with one of our own errors."""
+    def fault(
+        self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True, tried: int = 0
+    ) -> None:
+        """Answer a call with one of our own errors; `tried` is how often it had been tried before."""
         header = json.dumps(to_plain(error)).encode()
-        flags = LAST if last else 0
-        self.send(encode(Kind.RESULT, number, code=Status.FAULT, flags=flags, engine=engine, header=header))
+        flags, code = LAST if last else 0, Status.FAULT + TRIED * tried
+        self.send(encode(Kind.RESULT, number, code=code, flags=flags, engine=engine, header=header))
 
     def notify(self, value: Any) -> None:
         """Tell the client something it did not ask for."""

@@ -27,7 +27,7 @@ from aioparallel.errors import MessageTooLarge
 from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, OutputFile, Page
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, MET, NONE, NOTE, RUNNING, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import RESULT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode, size_of
 
@@ -130,6 +130,7 @@ class Interrupts:
         self._running = self.command
         if self._words[INTERRUPT] == self.command:
             self._running = NONE
+            self._words[MET] = self.command
             raise KeyboardInterrupt
 
     def __exit__(self, *exc_info: object) -> None:
@@ -151,6 +152,7 @@ class Interrupts:
         # At the first line of `__exit__` the command is done: raised there, it would leave the door open.
         if frame is not None and frame.f_code is _EXIT:
             return
+        self._words[MET] = running
         if not self._coroutines.divert():
             raise KeyboardInterrupt
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from aioparallel.channel import Channel
 from aioparallel.portal import Portal
+from aioparallel.reply import Reply
 
 __all__ = ["PendingResult"]
 
@@ -18,7 +19,7 @@ _PENDING, _CANCELLED, _FINISHED = "PENDING", "CANCELLED", "FINISHED"
 _settling = threading.Lock()
 
 
-class PendingResult(concurrent.futures.Future[Any]):
+class PendingResult(Reply, concurrent.futures.Future[Any]):
     """A result that is on its way: a `concurrent.futures.Future`, and what the lineage had besides.
 
     It keeps its value or its error and gives it again each time.
@@ -29,6 +30,7 @@ class PendingResult(concurrent.futures.Future[Any]):
 
     def __init__(self, portal: Portal) -> None:
         self._portal = portal
+        self.unread = None
         self._state = _PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
@@ -52,6 +54,7 @@ class PendingResult(concurrent.futures.Future[Any]):
 
         Raises:
             BaseException: What the call raised, each time.
+            InvalidDeferredID: It was flushed.
             RuntimeError: This is a callback, which can't wait.
         """
         return self.result()
@@ -90,6 +93,10 @@ class PendingResult(concurrent.futures.Future[Any]):
             TimeoutError: It took longer.
             CancelledError: It was cancelled.
         """
+        if self.unread is not None:
+            self._ask()
+        if self._made is not None:
+            self._check_not_in_callback()
         if self._state == _PENDING:
             if timeout is None:
                 self._portal.wait_for(self)
@@ -107,24 +114,42 @@ class PendingResult(concurrent.futures.Future[Any]):
         """Withdraw the work: it is dropped where it waits, or interrupted where it runs."""
         if not super().cancel():
             return False
+        if self._state == _CANCELLED:
+            # There is no executor that would: `wait` and `as_completed` count no other state as an end.
+            self.set_running_or_notify_cancel()
         self._tell()
+        self._follow()
         channel, self._channel = self._channel, None
         if channel is not None:
             with contextlib.suppress(ConnectionError):
                 channel.withdraw(self._number)
         return True
 
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn(pending)` when it has ended: at once if it has, else in the thread that takes the answer in."""
+        self._ask()
+        super().add_done_callback(fn)
+
     def set_result(self, result: Any) -> None:
         """Take the value (for whoever made this)."""
         if not self._finish(result, None):
-            super().set_result(result)
+            self._finish_with_steps(result)
         self._tell()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Take the error (for whoever made this)."""
         if not self._finish(None, exception):
             super().set_exception(exception)
+            self._follow()
         self._tell()
+
+    def forget(self) -> None:
+        """Drop the value, for `InvalidDeferredID` in its place."""
+        self.answers = None
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.set_exception(self._forgotten())
+        if self._state == _FINISHED:
+            self._change(None, self._forgotten())
 
     def watch(self, watcher: Callable[[], object]) -> None:
         """Call `watcher` when it is done, in the thread that makes it so; there is one watcher at most."""
@@ -142,13 +167,34 @@ class PendingResult(concurrent.futures.Future[Any]):
         self._channel = channel
         self._number = number
 
+    def _expect_steps(self) -> None:
+        _ = self._condition  # made: `_finish` leaves those that have one to the longer way
+
+    def _finish_with_steps(self, result: Any) -> None:
+        if self._steps and not self.done():
+            try:
+                result = self._through(result)
+            except BaseException as error:
+                super().set_exception(error)
+                return
+        super().set_result(result)
+        self._follow()
+
+    def _value(self) -> tuple[bool, Any]:
+        return self._state == _FINISHED and self._exception is None, self._result
+
+    def _change(self, value: Any, error: BaseException | None) -> None:
+        self._exception = error
+        self._result = value
+
     def _finish(self, result: Any, exception: BaseException | None) -> bool:
         """Settle it if nobody uses the condition; say whether that is so."""
         with _settling:
             if self._made is not None:
                 return False
             if self._state != _PENDING:
-                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+                # Without a repr, which would ask for the condition, and hence for this lock.
+                raise concurrent.futures.InvalidStateError(f"this result is {self._state} already")
             self._result = result
             self._exception = exception
             self._state = _FINISHED

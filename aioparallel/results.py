@@ -11,7 +11,8 @@ from typing import Any
 
 from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
-from aioparallel.wire import RESULT_META, Frame, Status
+from aioparallel.reply import what_was_written
+from aioparallel.wire import Frame, Status
 
 __all__ = ["NAMES", "ExecuteResult", "QueueStatusList", "ResultList", "collect", "name_of", "outputs", "value_of"]
 
@@ -90,11 +91,7 @@ def outputs(frame: Frame) -> tuple[float, float, str, str]:
     """Return what a kernel says about a command: when it began, how long it ran, its stdout and stderr."""
     if frame.code not in (Status.OK, Status.ERROR):
         return 0.0, 0.0, "", ""
-    header = frame.header
-    started, seconds, length = RESULT_META.unpack_from(header)
-    stdout = header[RESULT_META.size : RESULT_META.size + length]
-    stderr = header[RESULT_META.size + length :]
-    return started, seconds, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+    return what_was_written(frame.header)
 
 
 def value_of(frame: Frame, method: str = "") -> Any:

@@ -7,7 +7,8 @@ numbers are little-endian:
          0     4  u32   length    of all that follows the head
          4     1  u8    kind      what this is: `Kind`
          5     1  u8    flags     `LAST`; other bits must be 0 and are reserved
-         6     2  u16   code      CALL: number of the operation; RESULT: `Status`; else 0
+         6     2  u16   code      CALL: number of the operation; RESULT: `Status`, and from the controller
+                                  `TRIED` times how often a task has been tried before; else 0
          8     8  u64   id        which call or command; an answer bears the id of what it answers
         16     2  u16   engine    which engine, or `NO_ENGINE`
         18     2  u16   count     how many buffers the payload has
@@ -38,6 +39,7 @@ __all__ = [
     "NO_ENGINE",
     "RESULT_META",
     "SMALL",
+    "TRIED",
     "Buffer",
     "Decoder",
     "EngineCall",
@@ -60,6 +62,8 @@ RESULT_META = struct.Struct("<ddI")
 SMALL = 65536
 CHUNK = 262144
 NO_ENGINE = 0xFFFF
+#: In the code of a RESULT: one try of the task before the one that is answered.
+TRIED = 256
 #: Flag of the last RESULT that answers a CALL: with several targets each engine answers for itself.
 LAST = 1
 
@@ -187,6 +191,10 @@ class Frame:
             buffers.append(whole[start : start + length])
             start += length
         return buffers
+
+    def brief(self) -> tuple[int, int, Buffer]:
+        """Return the engine, the code and the header: what can be kept without the payload."""
+        return self.engine, self.code, self.body[0][: self._header]
 
     def json(self) -> Any:
         """Return the header's JSON value.
