@@ -67,7 +67,13 @@ class Controller:
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        self._roster = Roster(self.monitor, queue=queue, on_join=self._engine_joined, on_leave=self._engine_left)
+        self._roster = Roster(
+            self.monitor,
+            queue=queue,
+            on_join=self._engine_joined,
+            on_leave=self._engine_left,
+            on_kernel=self._kernel_started,
+        )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
         self._links: set[EngineLink] = set()
@@ -352,6 +358,10 @@ class Controller:
         self._interfaces[client.grant.interface].client_drained(client)
         for engine in tuple(self.engines.values()):
             engine.pump()
+
+    def _kernel_started(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_started(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

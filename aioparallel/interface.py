@@ -132,6 +132,12 @@ class Interface:
     async def stop(self) -> None:
         """End; no operation is called any more."""
 
+    def kernel_started(self, engine: Engine) -> None:
+        """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
+
+        Of an engine that joins every interface is told so before `engine_joined` of any.
+        """
+
     def engine_joined(self, engine: Engine) -> None:
         """An engine is ready."""
 

@@ -87,12 +87,14 @@ class Status(enum.IntEnum):
     ERROR = 1  # user code raised; the payload is the packed error
     FAULT = 2  # one of our own errors, as JSON in the header
     CANCELLED = 3  # it was withdrawn before it ran
+    RETURNED = 4  # host -> controller: it was meant for a kernel that is gone, and has not begun
 
 
 class EngineCall(enum.IntEnum):
     """What an engine host may ask of the controller."""
 
     JOIN = 0  # header {"pid", "host", "python", ...}; answered with {"engine": id}
+    READY = 1  # a fresh kernel serves: header {"engine", "pid"}; answered with those and {"first": id of a COMMAND}
 
 
 class HostCall(enum.IntEnum):
