@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from aioparallel.channel import Finish, plain_value, serializer
-from aioparallel.errors import InvalidEngineID
+from aioparallel.errors import ConfigurationError, InvalidEngineID
 from aioparallel.results import NAMES, QueueStatusList, collect, name_of
 from aioparallel.wire import Frame
 
-__all__ = ["MultiEngineCalls", "Targets", "View"]
+__all__ = ["MultiEngineCalls", "OnJoin", "Targets", "View"]
 
 Targets: TypeAlias = int | str | Sequence[int]
 
@@ -37,6 +37,9 @@ class MultiEngineCalls:
 
     targets: Targets = "all"
     _bare = False
+    #: How commands are submitted, and what goes before their verb.
+    _submit = "submit"
+    _before: tuple[str, ...] = ()
 
     # What a face provides.
     _begin: Callable[..., Any]
@@ -45,6 +48,7 @@ class MultiEngineCalls:
     _forget: Callable[[], Any]
     _wait_for_all: Callable[[list[Any], float | None], Any]
     _known_ids: Callable[[], list[int]]
+    _known_steps: Callable[[], int]
     _view: Callable[..., Any]
 
     def get_ids(self, block: bool | None = None) -> Any:
@@ -126,6 +130,15 @@ class MultiEngineCalls:
         """End the targets; with `controller=True` the whole cluster."""
         return self._operate("kill", block, targets=self._plain(targets), controller=controller)
 
+    @property
+    def on_join(self) -> OnJoin:
+        """What engines do before everything else when they join later or restart: `OnJoin`.
+
+        Raises:
+            ConfigurationError: This is a view.
+        """
+        return OnJoin(self)
+
     def flush(self) -> Any:
         """Forget the results of this client's calls that nobody has asked for.
 
@@ -187,8 +200,8 @@ class MultiEngineCalls:
             bare=self._bare and targets is None,
         )
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
-        buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
-        pending = self._begin("submit", finish, header=header, buffers=buffers)
+        buffers = serializer().pack((*self._before, verb, *arguments), name=self._before + NAMES[verb])
+        pending = self._begin(self._submit, finish, header=header, buffers=buffers)
         pending.targets, pending.bare = finish.keywords["targets"], finish.keywords["bare"]
         return self._deliver(pending, block)
 
@@ -240,3 +253,98 @@ class View(MultiEngineCalls):
     def _known_ids(self) -> list[int]:
         ids = self._client._known_ids()
         return ids if self.targets == "all" else [i for i in self._plain(None) if isinstance(i, int)]
+
+    @property
+    def on_join(self) -> OnJoin:
+        """Not here: set-up is for every engine.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError("on_join is for every engine: use the client's own, not a view's")
+
+
+class _SetUp(View):
+    """All engines of a client, now and later: its commands are kept at the controller."""
+
+    _submit = "set_up"
+    _before = ("set_up",)
+
+
+class OnJoin:
+    """What engines do before everything else when they join later, or when their kernel restarts.
+
+    Each step is done at once on all engines, and returns what the client's own method does (an empty list while there
+    are no engines). It is kept at the controller, for all clients of MultiEngine, until it is cleared or the
+    controller ends, and repeated in order on every engine that joins later, and on every fresh kernel: no command of
+    any client comes before. A step that fails or is cancelled when it is first done raises as usual, and is not kept.
+    One that fails when it is repeated is left out: the engine goes on without it, and `aiocluster status` and the log
+    say so.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._all: Any = _SetUp(client, "all", bare=False)
+
+    def __repr__(self) -> str:
+        return f"<OnJoin of {self._client!r}>"
+
+    def execute(self, code: str, *, block: bool | None = None) -> Any:
+        """Have engines run code as at a prompt: imports, definitions.
+
+        Raises:
+            SyntaxError: The code is not Python.
+        """
+        return self._all.execute(code, block=block)
+
+    def apply(self, f: Callable[..., Any], /, *args: Any, block: bool | None = None, **kwargs: Any) -> Any:
+        """Have engines call `f(*args, **kwargs)`.
+
+        Raises:
+            TypeError: `f` can't be called.
+        """
+        return self._all.apply(f, *args, block=block, **kwargs)
+
+    def push(self, names: Mapping[str, Any], *, block: bool | None = None) -> Any:
+        """Have engines set names, to the values that they have now.
+
+        Raises:
+            ValueError: A key is not an identifier.
+        """
+        return self._all.push(names, block=block)
+
+    def push_function(self, functions: Mapping[str, Callable[..., Any]], *, block: bool | None = None) -> Any:
+        """Have engines set names to functions whose globals are the engine's namespace.
+
+        Raises:
+            TypeError: One of them is not a function.
+        """
+        return self._all.push_function(functions, block=block)
+
+    def run(self, filename: Any, *, block: bool | None = None) -> Any:
+        """Have engines run a file; it is read here, now.
+
+        Raises:
+            OSError: It can't be read.
+            SyntaxError: It is not Python.
+        """
+        return self._all.run(filename, block=block)
+
+    def list(self, *, block: bool | None = None) -> Any:
+        """Return the steps, in order: of each what one reads of it in `status`."""
+        return self._client._operate("set_up_list", block)
+
+    def clear(self, *, block: bool | None = None) -> Any:
+        """Keep no steps any more, and return how many there were; what they have done on engines stays.
+
+        A client whose capability is narrowed to some engines clears only what reaches no others.
+        """
+        return self._client._operate("set_up_clear", block)
+
+    def __len__(self) -> int:
+        """Return how many steps there are; on the asyncio face as last heard of."""
+        steps: int = self._client._known_steps()
+        return steps
+
+    def __bool__(self) -> bool:
+        return True

@@ -100,6 +100,7 @@ class Channel:
         loop: The loop it lives on.
         capability: What it proved.
         engines: The engines as last heard of: id -> Python version.
+        steps: How many steps `on_join` has, as last heard of.
         session: Its id at the controller.
     """
 
@@ -108,6 +109,7 @@ class Channel:
         self._wake = post or self.loop.call_soon_threadsafe
         self.capability = capability
         self.engines: dict[int, str] = {}
+        self.steps = 0
         self.session = ""
         self._limits = limits
         # What is no larger needs no look at its header.
@@ -305,6 +307,7 @@ class Channel:
                 )
         for number in notice.get("left", ()):
             self.engines.pop(number, None)
+        self.steps = notice.get("steps", self.steps)
 
     def _lost(self, error: BaseException | None) -> None:
         text = str(error) if error else "the controller closed the connection"

@@ -132,6 +132,10 @@ class MultiEngineClient(MultiEngineCalls, Client):
         ids: list[int] = self._begin("get_ids", plain_value, header=b"{}").result()
         return ids
 
+    def _known_steps(self) -> int:
+        steps: list[str] = self._begin("set_up_list", plain_value, header=b"{}").result()
+        return len(steps)
+
 
 class TaskClient(TaskCalls, Client):
     """Give work to whichever engine is free: `submit` returns a `PendingResult`, `map` an iterator."""

@@ -126,7 +126,10 @@ def collect(frames: list[Frame], *, method: str, targets: Sequence[int] | None, 
     if len(frames) == 1 and targets is not None and len(targets) == 1:
         value = _shaped(frames[0], method)
         return value if bare else _listed(method, [value])
-    if len(frames) == 1 and frames[0].code == Status.FAULT and frames[0].engine == 0xFFFF:
+    if len(frames) == 1 and frames[0].engine == 0xFFFF:
+        # The controller's own word: no engine was asked.
+        if frames[0].code == Status.OK:
+            return _listed(method, [])
         raise from_plain(frames[0].json())
     order = {target: place for place, target in enumerate(targets)} if targets is not None else {}
     values, errors = [], []

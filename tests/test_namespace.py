@@ -33,7 +33,7 @@ def note(error: BaseException) -> str:
 
 
 def test_the_verbs() -> None:
-    assert sorted(VERBS) == ["apply", "execute", "keys", "map", "pull", "push", "reset"]
+    assert sorted(VERBS) == ["apply", "execute", "keys", "map", "pull", "push", "reset", "set_up"]
 
 
 def test_execute_is_a_prompt(engine: Namespace) -> None:

@@ -10,7 +10,8 @@ from aioparallel.channel import Client
 from aioparallel.errors import NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.queues import Command
-from aioparallel.wire import LAST, Frame, Kind, Status
+from aioparallel.replay import Recording, Step
+from aioparallel.wire import LAST, Frame, Kind, Status, encode
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -21,9 +22,11 @@ __all__ = ["MultiEngineClient", "MultiEngineInterface"]
 class _Submission:
     """One call of a client, on its way through several engines."""
 
-    __slots__ = ("client", "frame", "interface", "parts", "remaining")
+    __slots__ = ("client", "frame", "interface", "parts", "remaining", "step")
 
     def __init__(self, interface: MultiEngineInterface, client: ClientProxy, frame: Frame, engines: list[Engine]):
+        #: The step of the set-up that this is the first time of.
+        self.step: Step | None = None
         self.interface = interface
         self.client = client
         self.frame = frame
@@ -36,6 +39,8 @@ class _Submission:
 
     def withdraw(self) -> None:
         """The client wants it no more."""
+        if self.step is not None:
+            self.interface.drop_step(self.step)
         parts, self.parts = self.parts, []
         for part in parts:
             part.engine.cancel(part)
@@ -47,6 +52,10 @@ class _Submission:
         if not self.remaining:
             return
         self.remaining -= 1
+        if self.step is not None:
+            self.step.asked.discard(engine.id)
+            if not isinstance(result, Frame) or result.code != Status.OK:
+                self.interface.drop_step(self.step)
         flags = 0 if self.remaining else LAST
         if not self.remaining:
             self.parts.clear()
@@ -92,13 +101,77 @@ class MultiEngineInterface(Interface):
         if not isinstance(call, dict):
             raise OperationError("submit needs a JSON object")
         engines = self._engines(client, call.get("targets"))
+        self._submit(client, frame, engines, str(call.get("label", ""))[:80].encode())
+
+    def _submit(
+        self, client: ClientProxy, frame: Frame, engines: list[Engine], label: bytes, step: Step | None = None
+    ) -> None:
         submission = _Submission(self, client, frame, engines)
-        label = str(call.get("label", ""))[:80].encode()
+        submission.step = step
         client.hold(frame.size)
         client.calls[frame.id] = submission
         parts = submission.parts = [_Part(submission, engine, label) for engine in engines]
         for part in tuple(parts):
             part.engine.put(part)
+
+    @remote(raw=True)
+    def set_up(self, client: ClientProxy, frame: Frame) -> None:
+        """Queue the payload on all engines, and keep it for those that join or restart."""
+        call = frame.json()
+        if not isinstance(call, dict) or call.get("targets") != "all":
+            raise OperationError("on_join is for every engine: it takes no targets")
+        label = str(call.get("label", ""))[:80].encode()
+        engines = chosen(client, self.host.engines, "all")
+        step = self._recording.record(frame, label, client.grant, {engine.id: engine for engine in engines})
+        self._tell_steps()
+        if engines:
+            self._submit(client, frame, engines, label, step)
+        else:
+            client.send(encode(Kind.RESULT, frame.id, flags=LAST))
+
+    @remote
+    def set_up_list(self) -> list[str]:
+        """Return the labels of the steps that are kept for engines that join or restart."""
+        return self._recording.labels()
+
+    @remote
+    def set_up_clear(self, client: ClientProxy) -> int:
+        """Keep no steps any more, as far as this client reaches; return how many there were."""
+        cleared = self._recording.clear(client.grant)
+        self._tell_steps()
+        return cleared
+
+    def drop_step(self, step: Step) -> None:
+        """A step failed when it was first done, or was withdrawn."""
+        self._recording.drop(step)
+        self._tell_steps()
+
+    def _tell_steps(self) -> None:
+        for client in self._clients:
+            client.notify({"steps": len(self._recording)})
+
+    async def start(self) -> None:
+        """Begin with nothing recorded."""
+        self._recording = Recording(self.host.monitor)
+        self._clients: set[ClientProxy] = set()
+
+    def client_joined(self, client: ClientProxy) -> None:
+        """One more to tell how many steps there are."""
+        self._clients.add(client)
+        if len(self._recording):
+            client.notify({"steps": len(self._recording)})
+
+    def client_left(self, client: ClientProxy) -> None:
+        """One less."""
+        self._clients.discard(client)
+
+    def kernel_started(self, engine: Engine) -> None:
+        """A fresh kernel does first what was recorded."""
+        self._recording.replay(engine)
+
+    def engine_left(self, engine: Engine) -> None:
+        """Its id will be another's."""
+        self._recording.engine_left(engine)
 
     @remote
     def clear_queue(self, client: ClientProxy, targets: Any) -> list[int]:
@@ -164,6 +237,9 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     def _known_ids(self) -> list[int]:
         return sorted(self.channel.engines)
+
+    def _known_steps(self) -> int:
+        return self.channel.steps
 
 
 MultiEngineInterface.client = MultiEngineClient
