@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.task import TaskClient as TaskClient
     from aioparallel.output import Output as Output
     from aioparallel.reference import Reference as Reference
+    from aioparallel.reply import CallInfo as CallInfo
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "AdminClient": "interfaces.admin",
+    "CallInfo": "reply",
     "Capability": "capability",
     "Client": "channel",
     "Cluster": "cluster",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import functools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -9,7 +11,7 @@ from typing import Any
 
 from aioparallel.benchmark import measure
 from aioparallel.channel import Channel, Finish, plain_value, serializer
-from aioparallel.errors import InvalidEngineID, NoEnginesRegistered, OperationError
+from aioparallel.errors import ConfigurationError, InvalidEngineID, NoEnginesRegistered, OperationError
 from aioparallel.forwarding import LogForwarding
 from aioparallel.output import Listener, Printer, Watching, watch_of
 from aioparallel.programs import ProgramCalls, named
@@ -20,7 +22,7 @@ from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_o
 from aioparallel.sequences import SequenceCalls
 from aioparallel.wire import Frame
 
-__all__ = ["MultiEngineCalls", "Targets", "View"]
+__all__ = ["MultiEngineCalls", "OnJoin", "Targets", "View"]
 
 
 class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
@@ -41,6 +43,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
 
     targets: Targets = "all"
     _bare = False
+    #: How commands are submitted, and what goes before their verb.
+    _operation = "submit"
+    _before: tuple[str, ...] = ()
 
     # What a face provides.
     channel: Channel
@@ -48,7 +53,10 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     _begin_each: Callable[..., Any]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
+    _forget: Callable[[], Any]
+    _wait_for_all: Callable[[list[Any], float | None], Any]
     _known_ids: Callable[[], list[int]]
+    _known_steps: Callable[[], int]
     _view: Callable[..., Any]
     _conduct: Callable[..., Any]
     _now: Callable[[], float]
@@ -234,6 +242,38 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             raise
         return forwarding
 
+    @property
+    def on_join(self) -> OnJoin:
+        """What engines do before everything else when they join later or restart: `OnJoin`.
+
+        Raises:
+            ConfigurationError: This is a view.
+        """
+        return OnJoin(self)
+
+    def flush(self) -> Any:
+        """Forget the results of this client's calls that nobody has asked for.
+
+        That is of calls that did not wait, also those under way: they go on, and what they answer is dropped. To read
+        such a result later raises `InvalidDeferredID`. To wait for one, to read it and to give it a callback is to
+        ask for it; it is kept then.
+        """
+        return self._forget()
+
+    def barrier(self, pending: Any, *, timeout: float | None = None) -> Any:
+        """Wait until all of the calls have ended, well or badly; it does not count as reading them.
+
+        Args:
+            pending: The result of a call that did not wait, or an iterable of them; they may be of other clients.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: They took longer. They go on.
+            TypeError: One of them is not the result of a call of this face.
+        """
+        one = isinstance(pending, (asyncio.Future, concurrent.futures.Future))
+        return self._wait_for_all([pending] if one else list(pending), timeout)
+
     def __getitem__(self, key: str | int | slice | Sequence[int]) -> Any:
         if isinstance(key, str):
             return self.pull(key)
@@ -292,15 +332,19 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         """Submit a command; `kept` ones stay in a queue that is cleared."""
         chosen_ones = self._plain(targets)
         order = None if isinstance(chosen_ones, str) else chosen_ones
-        finish = _collected(method or verb, order, self._is_bare(targets), then)
+        bare = self._is_bare(targets)
+        finish = _collected(method or verb, order, bare, then)
         call: dict[str, Any] = {"targets": chosen_ones, "label": (label or verb)[:80]}
         watch = watch_of(self.channel, self.channel.loop)
         if watch is not None:
             call["watched"] = True
         if kept:
             call["kept"] = True
-        buffers = serializer().pack((verb, *arguments), name=NAMES[verb], rebind=rebind)
-        return self._begin("submit", finish, header=json.dumps(call).encode(), buffers=buffers, watch=watch)
+        command, names = (*self._before, verb, *arguments), self._before + NAMES[verb]
+        buffers = serializer().pack(command, name=names, rebind=rebind)
+        pending = self._begin(self._operation, finish, header=json.dumps(call).encode(), buffers=buffers, watch=watch)
+        pending.targets, pending.bare = order, bare
+        return pending
 
     def _command_each(
         self,
@@ -319,7 +363,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         except OperationError as error:
             # Told when the answer is asked for, as the controller tells it of calls that it refuses.
             return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
-        finish = _collected(method, ids, self._is_bare(targets), then)
+        bare = self._is_bare(targets)
         watch = watch_of(self.channel, self.channel.loop)
         about = {"label": label[:80]} if watch is None else {"label": label[:80], "watched": True}
         pack = serializer().pack
@@ -330,7 +374,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             )
             for target, each in zip(ids, arguments(len(ids)), strict=True)
         ]
-        return self._deliver(self._begin_each("submit", finish, calls, watch), block)
+        pending = self._begin_each("submit", _collected(method, ids, bare, then), calls, watch)
+        pending.targets, pending.bare = ids, bare
+        return self._deliver(pending, block)
 
     def _resolved(self, targets: str | list[int]) -> list[int]:
         """Return the ids that targets name among the engines of this moment.
@@ -412,6 +458,8 @@ class View(MultiEngineCalls):
         self._begin_each = client._begin_each
         self._deliver = client._deliver
         self._operate = client._operate
+        self._forget = client._forget
+        self._wait_for_all = client._wait_for_all
         self._view = client._view
         self._conduct = client._conduct
         self._now = client._now
@@ -426,3 +474,98 @@ class View(MultiEngineCalls):
     def _known_ids(self) -> list[int]:
         ids = self._client._known_ids()
         return ids if self.targets == "all" else [i for i in self._plain(None) if isinstance(i, int)]
+
+    @property
+    def on_join(self) -> OnJoin:
+        """Not here: set-up is for every engine.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError("on_join is for every engine: use the client's own, not a view's")
+
+
+class _SetUp(View):
+    """All engines of a client, now and later: its commands are kept at the controller."""
+
+    _operation = "set_up"
+    _before = ("set_up",)
+
+
+class OnJoin:
+    """What engines do before everything else when they join later, or when their kernel restarts.
+
+    Each step is done at once on all engines, and returns what the client's own method does (an empty list while there
+    are no engines). It is kept at the controller, for all clients of MultiEngine, until it is cleared or the
+    controller ends, and repeated in order on every engine that joins later, and on every fresh kernel: no command of
+    any client comes before. A step that fails or is cancelled when it is first done raises as usual, and is not kept.
+    One that fails when it is repeated is left out: the engine goes on without it, and `aiocluster status` and the log
+    say so.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._all: Any = _SetUp(client, "all", bare=False)
+
+    def __repr__(self) -> str:
+        return f"<OnJoin of {self._client!r}>"
+
+    def execute(self, code: str, *, block: bool | None = None) -> Any:
+        """Have engines run code as at a prompt: imports, definitions.
+
+        Raises:
+            SyntaxError: The code is not Python.
+        """
+        return self._all.execute(code, block=block)
+
+    def apply(self, f: Callable[..., Any], /, *args: Any, block: bool | None = None, **kwargs: Any) -> Any:
+        """Have engines call `f(*args, **kwargs)`.
+
+        Raises:
+            TypeError: `f` can't be called.
+        """
+        return self._all.apply(f, *args, block=block, **kwargs)
+
+    def push(self, names: Mapping[str, Any], *, block: bool | None = None) -> Any:
+        """Have engines set names, to the values that they have now.
+
+        Raises:
+            ValueError: A key is not an identifier.
+        """
+        return self._all.push(names, block=block)
+
+    def push_function(self, functions: Mapping[str, Callable[..., Any]], *, block: bool | None = None) -> Any:
+        """Have engines set names to functions whose globals are the engine's namespace.
+
+        Raises:
+            TypeError: One of them is not a function.
+        """
+        return self._all.push_function(functions, block=block)
+
+    def run(self, filename: Any, *, block: bool | None = None) -> Any:
+        """Have engines run a file; it is read here, now.
+
+        Raises:
+            OSError: It can't be read.
+            SyntaxError: It is not Python.
+        """
+        return self._all.run(filename, block=block)
+
+    def list(self, *, block: bool | None = None) -> Any:
+        """Return the steps, in order: of each what one reads of it in `status`."""
+        return self._client._operate("set_up_list", block)
+
+    def clear(self, *, block: bool | None = None) -> Any:
+        """Keep no steps any more, and return how many there were; what they have done on engines stays.
+
+        A client whose capability is narrowed to some engines clears only what reaches no others.
+        """
+        return self._client._operate("set_up_clear", block)
+
+    def __len__(self) -> int:
+        """Return how many steps there are; on the asyncio face as last heard of."""
+        steps: int = self._client._known_steps()
+        return steps
+
+    def __bool__(self) -> bool:
+        return True

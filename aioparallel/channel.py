@@ -14,10 +14,10 @@ import json
 import platform
 import warnings
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from aioparallel.capability import Capability, capability_path, environment_capability
 from aioparallel.connection import Connection
@@ -31,19 +31,20 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.handle import Handle
 from aioparallel.memory import Pool, Segment
-from aioparallel.output import Output, Watch
+from aioparallel.output import Watch
+from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, News, Status, encode, encode_shared, size_of
+from aioparallel.wire import LAST, TRIED, Buffer, Frame, Kind, Limits, News, Status, encode, encode_shared, size_of
 
 __all__ = [
-    "Answers",
     "Channel",
     "Client",
     "Finish",
+    "Future",
     "Handle",
-    "Settled",
     "fail",
     "find_capability",
     "plain_value",
@@ -63,24 +64,8 @@ IDLE = 2.0
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
-#: Of each RESULT that answered a call its engine, code and header.
-Answers: TypeAlias = Sequence[tuple[int, int, Buffer]]
-
-
-class Settled(Protocol):
-    """What an answer settles: a future, of asyncio or of threads, or what stands in for one (`joint`)."""
-
-    def set_result(self, result: Any, /) -> object:
-        """Take the value."""
-        ...
-
-    def set_exception(self, exception: Exception, /) -> object:
-        """Take the error."""
-        ...
-
-    def cancel(self) -> object:
-        """Take note that the work was withdrawn."""
-        ...
+#: A `Handle`, a `PendingResult`, or what stands in for one (`joint`).
+Future: TypeAlias = Any
 
 
 @functools.cache
@@ -125,46 +110,6 @@ def find_capability(
     return found
 
 
-class Handle(asyncio.Future[Any]):
-    """What a call gives back at once: await it for the value; cancel it to withdraw the work."""
-
-    answers: Answers = ()
-    written: Watch | None = None
-    _channel: Channel | None = None
-    _number: int | tuple[int, ...] = 0
-
-    @property
-    def number(self) -> int:
-        """The call's number; there is no other of it among this client's."""
-        return self._number[0] if isinstance(self._number, tuple) else self._number
-
-    def sent(self, channel: Channel, number: int | tuple[int, ...]) -> None:
-        """Note which call, or which several that are one, this is the handle of."""
-        self._channel = channel
-        self._number = number
-
-    async def output(self) -> AsyncIterator[Output]:
-        """Iterate over what the call writes, piece by piece, while it runs, until it has ended.
-
-        Whenever one asks, also after the end, it begins at the beginning. The last piece comes before the value.
-        Leaving the loop early leaves the call alone.
-        """
-        if self._channel is None:
-            return
-        watch = self._channel.watch(self._number, self)
-        place = 0
-        while await watch.more(place):
-            yield watch.pieces[place]
-            place += 1
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        """Withdraw the work; it is dropped where it waits, or interrupted where it runs."""
-        cancelled = super().cancel(msg)
-        if cancelled and self._channel is not None:
-            self._channel.withdraw(self._number)
-        return cancelled
-
-
 class Channel:
     """One connection of one client.
 
@@ -172,21 +117,24 @@ class Channel:
         loop: The loop it lives on.
         capability: What it proved.
         engines: The engines as last heard of: id -> Python version.
+        steps: How many steps `on_join` has, as last heard of.
         session: Its id at the controller.
     """
 
-    def __init__(self, capability: Capability, limits: Limits, post: Post | None) -> None:
+    def __init__(self, capability: Capability, limits: Limits, post: Post | None, source: Source) -> None:
         self.loop = asyncio.get_running_loop()
         self._wake = post or self.loop.call_soon_threadsafe
         self.capability = capability
         self.engines: dict[int, str] = {}
+        self.steps = 0
         self.session = ""
         self._limits = limits
         # What is no larger needs no further look.
         self._small = min(limits.message, limits.header, limits.share or limits.message)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
-        self._pending: dict[int, tuple[Settled, Finish]] = {}
+        self.wall = source.wall
+        self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
         #: What large calls under way lie in.
         self._lent: dict[int, Segment] = {}
@@ -229,7 +177,7 @@ class Channel:
         Raises:
             ConnectionFailed: As `dial.connect`; or the connection ended before the controller named its engines.
         """
-        channel = cls(capability, limits or Limits(), post)
+        channel = cls(capability, limits or Limits(), post, source)
         channel._connection, welcome = await connect(
             capability,
             role="client",
@@ -281,7 +229,7 @@ class Channel:
     def call(
         self,
         operation: str,
-        future: Settled,
+        future: Future,
         finish: Finish,
         *,
         header: bytes = b"",
@@ -315,6 +263,7 @@ class Channel:
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers)
         else:
             pieces = self._encode(number, code, header, buffers)
+        future.submitted = self.wall()
         self._pending[number] = future, finish
         if watch is not None:
             self._watched[number] = watch
@@ -362,7 +311,8 @@ class Channel:
             under_way = [each for each in numbers if each in self._pending]
             if not under_way:
                 watch.begin(numbers[0])
-                for brief in future.answers:
+                answers = future.answers if isinstance(future.answers, list) else [future.answers]
+                for brief in filter(None, answers):
                     watch.answered(*brief)
                 watch.end()
             for each in under_way:
@@ -378,6 +328,18 @@ class Channel:
         if "watch_output" in self._codes:
             header = json.dumps({"call": number}).encode()
             self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch_output"], header=header))
+
+    def forget(self, unread: Unread) -> None:
+        """Forget results that nobody has asked for; calls under way go on, and their answers are dropped.
+
+        From any thread.
+        """
+        unread.forgotten = True
+        for number, (future, _) in list(self._pending.items()):
+            if getattr(future, "unread", None) is unread:
+                self._pending.pop(number, None)
+                self._partial.pop(number, None)
+                future.forget()
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -428,8 +390,8 @@ class Channel:
                     if self._lent and (segment := self._lent.pop(frame.id, None)) is not None:
                         self._take_back(segment)
                     pending = self._pending.pop(frame.id, None)
+                    first = self._partial.pop(frame.id, None) if self._partial else None
                     if pending is not None:
-                        first = self._partial.pop(frame.id, None) if self._partial else None
                         settle(*pending, [*first, frame] if first else [frame])
                 elif frame.id in self._pending:
                     self._partial.setdefault(frame.id, []).append(frame)
@@ -489,6 +451,7 @@ class Channel:
                 )
         for number in notice.get("left", ()):
             self.engines.pop(number, None)
+        self.steps = notice.get("steps", self.steps)
         for listener in tuple(self.on_engines):
             listener([number for number, _ in notice.get("joined", ())] + notice.get("restarted", []))
 
@@ -510,11 +473,13 @@ class Channel:
             self._closed.set_result(None)
 
 
-def settle(future: Settled, finish: Finish, frames: list[Frame]) -> None:
+def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
+    last = frames[-1]
     # Not the frames themselves: a payload must not live as long as whoever keeps the future.
-    answers = [frames[0].brief()] if len(frames) == 1 else [frame.brief() for frame in frames]
-    future.answers = answers  # type: ignore[attr-defined]
+    future.answers = last.brief() if len(frames) == 1 else [frame.brief() for frame in frames]
+    if last.code >= TRIED:
+        last.code %= TRIED
     try:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
@@ -526,7 +491,7 @@ def settle(future: Settled, finish: Finish, frames: list[Frame]) -> None:
             future.set_result(value)
 
 
-def fail(future: Settled, error: Exception) -> None:
+def fail(future: Future, error: Exception) -> None:
     """Give a future its error, unless it is done."""
     with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
         future.set_exception(error)
@@ -576,6 +541,7 @@ class Client:
         self._cluster = cluster
         self._limits = limits
         self._source = source
+        self._unread = Unread()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'channel', 'not connected')!r}>"
@@ -629,6 +595,7 @@ class Client:
         if block:
             handle.cancel()
             raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
+        handle.unread = self._unread
         return handle
 
     def _conduct(self, steps: Generator[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -648,8 +615,54 @@ class Client:
     def _now(self) -> float:
         return self.channel.loop.time()
 
+    def _forget(self) -> Handle:
+        """Forget what nobody has asked for; return a handle that is done."""
+        unread, self._unread = self._unread, Unread()
+        self.channel.forget(unread)
+        handle = Handle(loop=self.channel.loop)
+        handle.set_result(None)
+        return handle
+
+    def _wait_for_all(self, handles: list[Any], timeout: float | None) -> asyncio.Task[None]:
+        for handle in handles:
+            if not isinstance(handle, asyncio.Future):
+                raise TypeError(f"barrier waits for handles of calls, not for {handle!r}")
+        return self.channel.loop.create_task(_all_done(handles, timeout))
+
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
     ) -> Any:
         """Call an operation of plain values."""
         return self._deliver(self._begin(operation, finish, header=json.dumps(arguments).encode()), block)
+
+
+async def _all_done(handles: list[asyncio.Future[Any]], timeout: float | None) -> None:
+    """Wait for futures, whatever they end with.
+
+    Raises:
+        TimeoutError: They took longer than `timeout` seconds.
+    """
+    # Past a handle's own methods, which would count as asking for its value.
+    base: type[asyncio.Future[Any]] = asyncio.Future
+    waiting = {handle for handle in handles if not handle.done()}
+    ended = asyncio.get_running_loop().create_future()
+
+    def one_ended(handle: asyncio.Future[Any]) -> None:
+        waiting.discard(handle)
+        if not waiting and not ended.done():
+            ended.set_result(None)
+
+    for handle in tuple(waiting):
+        base.add_done_callback(handle, one_ended)
+    try:
+        async with asyncio.timeout(timeout):
+            if waiting:
+                await ended
+    except TimeoutError:
+        raise TimeoutError(f"{len(waiting)} of {len(handles)} calls have not ended after {timeout} s") from None
+    finally:
+        for handle in waiting:
+            base.remove_done_callback(handle, one_ended)
+    for handle in handles:
+        if not handle.cancelled():
+            base.exception(handle)  # an error that nobody reads is not complained of

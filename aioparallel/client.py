@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -22,9 +23,11 @@ from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
 from aioparallel.reference import Reference
+from aioparallel.reply import CallInfo, Unread
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
+    "CallInfo",
     "Cluster",
     "Limits",
     "MonitorClient",
@@ -68,6 +71,7 @@ class Client:
     ) -> None:
         found = find_capability(capability, self.interface, cluster=cluster)
         self._portal = portal()
+        self._unread = Unread()
         self._channel = self._portal.run(Channel.open(found, limits=limits, post=self._portal.post))
 
     def __repr__(self) -> str:
@@ -104,6 +108,7 @@ class Client:
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
         if not (self.block if block is None else block):
+            pending.unread = self._unread
             return pending
         try:
             return pending.result()
@@ -123,6 +128,17 @@ class Client:
 
     def _now(self) -> float:
         return self._channel.loop.time()
+
+    def _forget(self) -> None:
+        """Forget what nobody has asked for."""
+        unread, self._unread = self._unread, Unread()
+        self._channel.forget(unread)
+
+    def _wait_for_all(self, pending: list[Any], timeout: float | None) -> None:
+        for one in pending:
+            if not isinstance(one, concurrent.futures.Future):
+                raise TypeError(f"barrier waits for the results of calls made with block=False, not for {one!r}")
+        self._portal.wait_for_all(pending, timeout)
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
@@ -159,6 +175,10 @@ class MultiEngineClient(MultiEngineCalls, Client):
         pending = PendingResult(self._portal)
         pending.sent(channel, call_each(channel, operation, pending, finish, calls, watch))
         return pending
+
+    def _known_steps(self) -> int:
+        steps: list[str] = self._begin("set_up_list", plain_value, header=b"{}").result()
+        return len(steps)
 
 
 class TaskClient(TaskCalls, Client):

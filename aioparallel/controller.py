@@ -74,6 +74,7 @@ class Controller:
             on_join=self._engine_joined,
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
+            on_kernel=self._kernel_started,
         )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
@@ -362,6 +363,10 @@ class Controller:
         self._interfaces[client.grant.interface].client_drained(client)
         for engine in tuple(self.engines.values()):
             engine.pump()
+
+    def _kernel_started(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_started(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

@@ -249,13 +249,17 @@ class EngineHost:
                 self._goodbye = from_plain(frame.json())
 
     def _joined(self, frame: Frame) -> None:
-        """Take the answer to a JOIN, whose id is the seat's number."""
+        """Take the answer to a JOIN or a READY, whose id is the seat's number."""
         seat = next((seat for seat in self._seats if seat.number == frame.id), None)
         if frame.code != Status.OK:
             self._end(from_plain(frame.json()))
         if seat is None or frame.code != Status.OK:
             return
-        number = int(frame.json()["engine"])
+        answer = frame.json()
+        if seat.engine is not None:
+            seat.acknowledge(answer["pid"], answer["first"])
+            return
+        number = int(answer["engine"])
         self._engines[number] = seat
         seat.become(number)
         if len(self._engines) == len(self._seats) and not self._ready.done():
@@ -352,6 +356,11 @@ class EngineHost:
         seat.announced = seat.pid
         about = {"pid": seat.pid, "host": socket.gethostname(), "python": seat.python, "slot": seat.number}
         self.send(encode(Kind.CALL, seat.number, code=EngineCall.JOIN, header=json.dumps(about).encode()))
+
+    def seat_restarted(self, seat: Seat) -> None:
+        """A fresh kernel is up for an engine that the controller knows: tell it, and wait for its word."""
+        about = json.dumps({"engine": seat.engine, "pid": seat.pid}).encode()
+        self.send(encode(Kind.CALL, seat.number, code=EngineCall.READY, engine=seat.engine or 0, header=about))
 
     def seat_broken(self, seat: Seat, reason: str, output: str) -> None:
         """A seat's kernels keep dying; if none ever worked, the host has no reason to be."""

@@ -7,6 +7,7 @@ import heapq
 import itertools
 import json
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ __all__ = ["Engine", "EngineLink", "Roster"]
 
 logger = logging.getLogger(__name__)
 
+#: An answer that is none.
+RETURNED = int(Status.RETURNED)
 #: Commands on their way to one engine at most; the scheduler keeps to less.
 IN_FLIGHT = 512
 
@@ -32,6 +35,7 @@ class Engine:
         host, pid, python: Where it runs, and what.
         state: "idle", "running", "restarting" or "broken".
         properties: What clients note about it, by name; JSON values.
+        trouble: What is not as it should be with its present kernel, in words; "" if nothing.
     """
 
     def __init__(self, number: int, link: EngineLink, about: dict[str, Any], queue: Queue) -> None:
@@ -40,6 +44,7 @@ class Engine:
         self.pid = int(about.get("pid", 0))
         self.python = str(about.get("python", ""))
         self.kernel_state = ""
+        self.trouble = ""
         self.deaths = 0
         self.properties: dict[str, Any] = {}
         self._link = link
@@ -47,7 +52,12 @@ class Engine:
         self._next: Command | None = None
         #: Commands of clients that don't read: they let the others' pass.
         self._held: dict[Any, Queue] = {}
+        #: What a fresh kernel does before everything else. While `_shut`, what waits has to wait for that, or for the
+        #: kernel.
+        self._first: deque[Command] = deque()
+        self._shut = False
         self._under_way: dict[int, Command] = {}
+        self._withdrawn: set[int] = set()
         self._exclusive = False
         self._since = 0.0
         self._loop = asyncio.get_running_loop()
@@ -64,16 +74,40 @@ class Engine:
     def queued(self) -> int:
         """How many commands wait here."""
         held = sum(map(len, self._held.values())) if self._held else 0
-        return len(self._queue) + held + (self._next is not None and not self._next.cancelled)
+        return len(self._first) + len(self._queue) + held + (self._next is not None and not self._next.cancelled)
 
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room, and its client reads."""
         client = command.client
-        alone = self._next is None and not len(self._queue) and not self._held
+        alone = self._next is None and not len(self._queue) and not self._held and not self._shut
         if alone and self._has_room(command) and not client.connection.congested:
             self._send(command)
             return
         self._held.get(client, self._queue).put(command)
+        self.pump()
+
+    def put_first(self, command: Command) -> None:
+        """Have an exclusive command done before all that waits; for `Interface.kernel_started`.
+
+        It belongs to the kernel that is there: if that dies before it has run, nobody is told. Its `client` is None.
+        """
+        self._first.append(command)
+        self._shut = True
+        self.pump()
+
+    def kernel_gone(self) -> None:
+        """Send nothing until there is a fresh kernel."""
+        self.kernel_state = "restarting"
+        self._first.clear()
+        self._shut = True
+
+    def kernel_ready(self, pid: int) -> None:
+        """There is a fresh kernel: to be followed by what it does first, and `pump`."""
+        self.kernel_state, self.trouble, self.pid = "", "", pid
+
+    def kernel_broken(self) -> None:
+        """There will be no kernel: the host says so to whoever wants one."""
+        self.kernel_state = "broken"
         self.pump()
 
     def _has_room(self, command: Command) -> bool:
@@ -84,6 +118,8 @@ class Engine:
         """Send what may be sent now."""
         if self._held:
             self._release()
+        if self._shut and not self._do_first():
+            return
         while True:
             command = self._next
             if command is None or command.cancelled:
@@ -99,6 +135,17 @@ class Engine:
                 self._send(command)
             else:
                 return
+
+    def _do_first(self) -> bool:
+        """Send what goes before all that waits; return whether that may follow."""
+        if self.kernel_state == "restarting":
+            return False
+        while self._first:
+            if not self._has_room(self._first[0]):
+                return False
+            self._send(self._first.popleft())
+        self._shut = False
+        return True
 
     def _hold(self, command: Command) -> None:
         """A client does not read what it gets: set its commands aside, for the others' sake."""
@@ -135,8 +182,14 @@ class Engine:
             self._since = self._loop.time()
         else:
             self._exclusive = False
-        command.done(command, frame)
-        if self._next is not None or len(self._queue) or self._held:
+        withdrawn = bool(self._withdrawn) and frame.id in self._withdrawn
+        if withdrawn:
+            self._withdrawn.remove(frame.id)
+        if frame.code == RETURNED:
+            self._take_back(command, frame, withdrawn)
+        else:
+            command.done(command, frame)
+        if self._next is not None or len(self._queue) or self._held or self._shut:
             self.pump()
 
     def watch(self, command: Command) -> None:
@@ -153,6 +206,15 @@ class Engine:
             call = command.payload.id
             command.client.send(frame.forward(Kind.NOTICE, call, code=frame.code, engine=self.id))
 
+    def _take_back(self, command: Command, frame: Frame, withdrawn: bool) -> None:
+        """A command was meant for a kernel that is gone, and has not begun: it comes before all that waits."""
+        if withdrawn:
+            frame.code = Status.CANCELLED
+            command.done(command, frame)
+        elif command.client is not None:
+            for waiting in [command, *self._waiting()]:
+                self._queue.put(waiting)
+
     def cancel(self, command: Command) -> None:
         """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
         if command is self._next:
@@ -162,6 +224,7 @@ class Engine:
             return
         for number, under_way in self._under_way.items():
             if under_way is command:
+                self._withdrawn.add(number)
                 self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
                 return
         client = command.client
@@ -206,7 +269,9 @@ class Engine:
     def lost(self, reason: str) -> None:
         """Answer everything: the engine is gone."""
         under_way, self._under_way = list(self._under_way.values()), {}
-        self._exclusive = False
+        self._exclusive = self._shut = False
+        self._first.clear()
+        self._withdrawn.clear()
         for place, command in enumerate(under_way + self._waiting()):
             running = place == 0 and bool(under_way)
             command.done(command, EngineLost(reason, engine_id=self.id, running=running))
@@ -242,6 +307,7 @@ class Engine:
             "pid": self.pid,
             "python": self.python,
             "deaths": self.deaths,
+            "trouble": self.trouble or None,
         }
 
 
@@ -271,6 +337,8 @@ class EngineLink:
                     engine.finished(frame)
             elif kind == Kind.CALL and frame.code == EngineCall.JOIN:
                 self._join(frame)
+            elif kind == Kind.CALL and frame.code == EngineCall.READY:
+                self._ready(frame)
             elif kind == Kind.NOTICE:
                 if frame.code == News.EVENT:
                     self._notice(frame)
@@ -340,6 +408,19 @@ class EngineLink:
         elif client.allowed(engine.id) and not client.connection.congested:
             client.send(frame.forward(Kind.NOTICE, 0, code=frame.code, engine=engine.id))
 
+    def _ready(self, frame: Frame) -> None:
+        """A fresh kernel is there: say from which command on it is meant, then let it begin."""
+        about = frame.json()
+        engine = self.engines.get(frame.engine)
+        if not isinstance(about, dict) or not isinstance(about.get("pid"), int):
+            raise ProtocolError("READY without a JSON object and a pid")
+        if engine is None:
+            return
+        answer = {"engine": engine.id, "pid": about["pid"], "first": next(self.numbers)}
+        header = json.dumps(answer).encode()
+        self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
+        self._roster.restarted(engine, about["pid"])
+
     def _notice(self, frame: Frame) -> None:
         notice = frame.json()
         engine = self.engines.get(notice.get("engine", -1)) if isinstance(notice, dict) else None
@@ -347,16 +428,13 @@ class EngineLink:
             return
         event, reason = notice.get("event"), str(notice.get("reason", ""))
         if event == "kernel_died":
-            engine.kernel_state = "restarting"
+            engine.kernel_gone()
             engine.deaths += 1
             self._roster.monitor.publish(KernelDied(engine.id, reason, str(notice.get("output", ""))))
-        elif event == "kernel_restarted":
-            engine.kernel_state = ""
-            engine.pid = int(notice.get("pid", 0))
-            self._roster.monitor.publish(KernelRestarted(engine.id, engine.pid))
-            engine.pump()
+        elif event == "kernel_restarting":
+            engine.kernel_gone()
         elif event == "kernel_broken":
-            engine.kernel_state = "broken"
+            engine.kernel_broken()
         elif event == "engine_left":
             self._roster.leave(engine, f"engine {engine.id} is gone: {reason}")
 
@@ -372,6 +450,7 @@ class Roster:
         on_join: Callable[[Engine], None],
         on_leave: Callable[[Engine], None],
         find_client: Callable[[int], Any] = lambda session: None,
+        on_kernel: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
         self.monitor = monitor
         self.find_client = find_client
@@ -380,6 +459,7 @@ class Roster:
         self._queue = queue
         self._on_join = on_join
         self._on_leave = on_leave
+        self._on_kernel = on_kernel
         self._free: list[int] = []
         self._used = 0
 
@@ -411,7 +491,15 @@ class Roster:
         """Tell everyone that an engine is ready."""
         logger.info("engine %d joined: %s pid %d, Python %s", engine.id, engine.host, engine.pid, engine.python)
         self.monitor.publish(EngineJoined(engine.id, engine.host, engine.pid))
+        self._on_kernel(engine)
         self._on_join(engine)
+
+    def restarted(self, engine: Engine, pid: int) -> None:
+        """Take note of an engine's fresh kernel, and let it work."""
+        engine.kernel_ready(pid)
+        self.monitor.publish(KernelRestarted(engine.id, pid))
+        self._on_kernel(engine)
+        engine.pump()
 
     def leave(self, engine: Engine, reason: str) -> None:
         """Let an engine go: answer its commands, free its id, tell everyone."""

@@ -21,6 +21,7 @@ ParallelError
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
 │   ├── InvalidProperty         (LookupError)   a property that an engine does not have
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
+├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran
 ├── EngineDied                                  a kernel ended while it had work
 │   └── EngineLost                              … and its host with it
@@ -49,6 +50,7 @@ __all__ = [
     "EngineDied",
     "EngineLost",
     "HandshakeError",
+    "InvalidDeferredID",
     "InvalidEngineID",
     "InvalidProperty",
     "MessageTooLarge",
@@ -165,6 +167,10 @@ class NoEnginesRegistered(OperationError):
             or "there are no engines; start some with `aiocluster engines -n 4`, or see why there are none: "
             "`aiocluster logs`"
         )
+
+
+class InvalidDeferredID(ParallelError, LookupError):
+    """The result was forgotten by `flush` before anybody had asked for it."""
 
 
 class QueueCleared(ParallelError):

@@ -20,6 +20,7 @@ __all__ = [
     "Monitor",
     "PeerRefused",
     "Refusals",
+    "SetUpFailed",
 ]
 
 logger = logging.getLogger(__name__)
@@ -142,8 +143,31 @@ class PeerRefused:
     more: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SetUpFailed:
+    """A step of `on_join` failed on an engine that had joined or restarted; the engine goes on without it.
+
+    Attributes:
+        engine: Its id.
+        step: The step, in a word: its code, the names it pushes.
+        text: What went wrong.
+    """
+
+    engine: int
+    step: str
+    text: str
+
+
 Event: TypeAlias = (
-    EngineJoined | EngineLeft | EngineSuspect | KernelDied | KernelRestarted | ClientJoined | ClientLeft | PeerRefused
+    EngineJoined
+    | EngineLeft
+    | EngineSuspect
+    | KernelDied
+    | KernelRestarted
+    | ClientJoined
+    | ClientLeft
+    | PeerRefused
+    | SetUpFailed
 )
 
 

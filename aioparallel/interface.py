@@ -27,7 +27,7 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.events import Monitor
-from aioparallel.wire import LAST, NO_ENGINE, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, TRIED, Buffer, Frame, Kind, Limits, Status, encode
 
 if TYPE_CHECKING:
     from aioparallel.capability import Grant
@@ -132,6 +132,12 @@ class Interface:
     async def stop(self) -> None:
         """End; no operation is called any more."""
 
+    def kernel_started(self, engine: Engine) -> None:
+        """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
+
+        Of an engine that joins every interface is told so before `engine_joined` of any.
+        """
+
     def engine_joined(self, engine: Engine) -> None:
         """An engine is ready."""
 
@@ -222,10 +228,10 @@ class ClientProxy:
         """Send a frame."""
         self.connection.send(pieces)
 
-    def forward(self, result: Frame, number: int, *, flags: int, engine: int) -> None:
+    def forward(self, result: Frame, number: int, *, code: int, flags: int, engine: int) -> None:
         """Pass an engine's answer on as an answer to a call."""
         connection = self.connection
-        connection.send(connection.forward(result, Kind.RESULT, number, code=result.code, flags=flags, engine=engine))
+        connection.send(connection.forward(result, Kind.RESULT, number, code=code, flags=flags, engine=engine))
 
     def reply(self, number: int, value: Any) -> None:
         """Answer a call with a plain value."""
@@ -237,11 +243,13 @@ class ClientProxy:
             return
         self.send(encode(Kind.RESULT, number, code=Status.OK, flags=LAST, header=header))
 
-    def fault(self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True) -> None:
-        """Answer a call with one of our own errors."""
+    def fault(
+        self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True, tried: int = 0
+    ) -> None:
+        """Answer a call with one of our own errors; `tried` is how often it had been tried before."""
         header = json.dumps(to_plain(error)).encode()
-        flags = LAST if last else 0
-        self.send(encode(Kind.RESULT, number, code=Status.FAULT, flags=flags, engine=engine, header=header))
+        flags, code = LAST if last else 0, Status.FAULT + TRIED * tried
+        self.send(encode(Kind.RESULT, number, code=code, flags=flags, engine=engine, header=header))
 
     def notify(self, value: Any) -> None:
         """Tell the client something it did not ask for."""

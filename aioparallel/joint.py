@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aioparallel.channel import Answers, Channel, Finish, Settled, fail, settle
+from aioparallel.channel import Channel, Finish, Future, fail, settle
 from aioparallel.output import Watch
+from aioparallel.reply import Unread
 from aioparallel.wire import Buffer, Frame, Kind, encode
 
 __all__ = ["call_each"]
@@ -16,21 +17,36 @@ class _Joint:
     """Stands in for the caller's future in each of the calls, and settles it with the last answer."""
 
     def __init__(self, future: Any, finish: Finish, calls: int) -> None:
-        self.answers: Answers = ()
         self._future = future
         self._finish = finish
         self._frames: list[Frame] = []
         self._remaining = calls
+        self._forgotten = False
+        #: What a call notes of itself and its answer is the caller's future's business.
+        self.submitted = 0.0
+        self.answers: Any = None
 
     def __repr__(self) -> str:
         return f"<{self._remaining} answers to come for {self._future!r}>"
+
+    @property
+    def unread(self) -> Unread | None:
+        """Shared by results that nobody has asked for."""
+        unread: Unread | None = self._future.unread
+        return unread
+
+    def forget(self) -> None:
+        """Drop the value."""
+        if not self._forgotten:
+            self._forgotten = True
+            self._future.forget()
 
     def set_result(self, frames: list[Frame], /) -> None:
         """Take what answered one of the calls, whatever it says."""
         self._frames += frames
         self._remaining -= 1
         if not self._remaining:
-            if (watch := getattr(self._future, "written", None)) is not None:
+            if (watch := self._future.written) is not None:
                 # Whoever began to watch late has not seen what some had answered before.
                 for frame in self._frames:
                     watch.answered(*frame.brief())
@@ -48,7 +64,7 @@ class _Joint:
 def call_each(
     channel: Channel,
     operation: str,
-    future: Settled,
+    future: Future,
     finish: Finish,
     calls: Sequence[tuple[bytes, Sequence[Buffer]]],
     watch: Watch | None = None,
@@ -73,6 +89,7 @@ def call_each(
     """
     for header, buffers in calls:
         encode(Kind.CALL, header=header, buffers=buffers, limit=channel.limits.message)
+    future.submitted = channel.wall()
     joint = _Joint(future, finish, len(calls))
     numbers: list[int] = []
     try:

@@ -31,7 +31,7 @@ from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.outlet import Outlet
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import ANY, CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import (
     RESULT_META,
@@ -150,6 +150,7 @@ class Interrupts:
         self._running = self.command
         if self._words[INTERRUPT] == self.command:
             self._running = NONE
+            self._words[MET] = self.command
             raise KeyboardInterrupt
 
     def __exit__(self, *exc_info: object) -> None:
@@ -171,6 +172,7 @@ class Interrupts:
         # At the first line of `__exit__` the command is done: raised there, it would leave the door open.
         if frame is not None and frame.f_code is _EXIT:
             return
+        self._words[MET] = running
         if not self._coroutines.divert():
             raise KeyboardInterrupt
 

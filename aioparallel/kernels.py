@@ -18,7 +18,7 @@ from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
 from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
-from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.wire import OUTPUT_META, SMALL, Buffer, Frame, Kind, Limits, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
@@ -29,6 +29,8 @@ LAST_OUTPUT = 4000
 LOOK = SMALL - OUTPUT_META.size
 #: Seconds for what a dead kernel has sent to be read, as long as there is more of it.
 DRAIN = 0.2
+#: Seconds after which an interrupt that was not met is sent again, doubled each time, and how often.
+INSIST, INSIST_TIMES = 0.05, 6
 #: Seconds for a kernel that has closed its socket to end.
 LEAVE = 1.0
 
@@ -262,7 +264,24 @@ class ProcessKernel(Kernel):
         """Raise KeyboardInterrupt in that command, if it runs or when it begins."""
         if self._page is not None and self._process is not None:
             self._page.words[INTERRUPT] = number
+            self._page.words[MET] = NONE
             self._process.signal_group(signal.SIGINT)
+            self._loop.call_later(INSIST, self._insist, number, INSIST_TIMES)
+
+    def _insist(self, number: int, times: int) -> None:
+        """Send an interrupt again that was not met.
+
+        Python only notes a signal, and looks at its notes between two steps: one that comes on the last step before a
+        call that sleeps does not wake it.
+        """
+        words = None if self._page is None else self._page.words
+        if words is None or words[INTERRUPT] != number or words[MET] == number or self.running != number:
+            return
+        assert self._process is not None
+        self._process.signal(signal.SIGINT)
+        if times > 1:
+            delay = INSIST * 2 ** (INSIST_TIMES - times + 1)
+            self._loop.call_later(delay, self._insist, number, times - 1)
 
     def pause_reading(self) -> None:
         """Leave what it says where it is, until `resume_reading`."""

@@ -11,8 +11,10 @@ import ast
 import builtins
 import functools
 import linecache
+import sys
+import traceback
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -100,10 +102,7 @@ class Namespace:
         try:
             with self._interrupts:
                 name, *arguments = self._arrived(buffers)
-                method = VERBS.get(name)
-                if method is None:
-                    raise OperationError(f"unknown verb {name!r}: an engine knows {', '.join(sorted(VERBS))}")
-                return True, pack(method(self, *arguments), name="result")
+                return True, pack(self._do(name, arguments), name="result")
         except _Again as again:
             return False, [*again.payload]
         except BaseException as error:
@@ -138,6 +137,23 @@ class Namespace:
             reference.place = None
         assert cause is not None
         raise cause
+
+    def _do(self, name: str, arguments: Sequence[Any]) -> Any:
+        method = VERBS.get(name)
+        if method is None:
+            raise OperationError(f"unknown verb {name!r}: an engine knows {', '.join(sorted(VERBS))}")
+        return method(self, *arguments)
+
+    @verb
+    def set_up(self, name: str, *arguments: Any) -> Any:
+        """Do another verb, and say also on stderr what it raises: whoever repeats it later can't unpack the error."""
+        try:
+            return self._do(name, arguments)
+        except BaseException as error:
+            # Whatever the user has put in the place of stderr, the error goes on.
+            with suppress(Exception):
+                sys.stderr.write("".join(traceback.format_exception_only(error)))
+            raise
 
     @verb
     def execute(self, code: str) -> dict[str, Any]:

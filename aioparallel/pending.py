@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from aioparallel.channel import Answers, Channel
-from aioparallel.output import Listener, Watch
+from aioparallel.output import Listener
 from aioparallel.portal import Portal
+from aioparallel.reply import Reply
 
 __all__ = ["PendingResult"]
 
@@ -19,20 +19,18 @@ _PENDING, _CANCELLED, _FINISHED = "PENDING", "CANCELLED", "FINISHED"
 _settling = threading.Lock()
 
 
-class PendingResult(concurrent.futures.Future[Any]):
+class PendingResult(Reply, concurrent.futures.Future[Any]):
     """A result that is on its way: a `concurrent.futures.Future`, and what the lineage had besides.
 
     It keeps its value or its error and gives it again each time.
     """
-
-    answers: Answers = ()
-    written: Watch | None = None
 
     # A condition takes longer to make than all the rest of a call, and nobody needs it who waits through the portal:
     # it is made when first asked for, by `wait`, `as_completed` or `add_done_callback`.
 
     def __init__(self, portal: Portal) -> None:
         self._portal = portal
+        self.unread = None
         self._state = _PENDING
         self._result: Any = None
         self._exception: BaseException | None = None
@@ -40,8 +38,6 @@ class PendingResult(concurrent.futures.Future[Any]):
         self._done_callbacks: list[Any] = []
         self._made: threading.Condition | None = None
         self._watcher: Callable[[], object] | None = None
-        self._channel: Channel | None = None
-        self._number: int | tuple[int, ...] = 0
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
@@ -49,11 +45,6 @@ class PendingResult(concurrent.futures.Future[Any]):
             if self._made is None:
                 self._made = threading.Condition()
             return self._made
-
-    @property
-    def number(self) -> int:
-        """The call's number; there is no other of it among this client's."""
-        return self._number[0] if isinstance(self._number, tuple) else self._number
 
     def on_output(self, listener: Listener) -> None:
         """Call `listener` with each piece of what the call writes (an `Output`), while it runs.
@@ -72,6 +63,7 @@ class PendingResult(concurrent.futures.Future[Any]):
 
         Raises:
             BaseException: What the call raised, each time.
+            InvalidDeferredID: It was flushed.
             RuntimeError: This is a callback, which can't wait.
         """
         return self.result()
@@ -110,6 +102,10 @@ class PendingResult(concurrent.futures.Future[Any]):
             TimeoutError: It took longer.
             CancelledError: It was cancelled.
         """
+        if self.unread is not None:
+            self._ask()
+        if self._made is not None:
+            self._check_not_in_callback()
         if self._state == _PENDING:
             if timeout is None:
                 self._portal.wait_for(self)
@@ -127,24 +123,42 @@ class PendingResult(concurrent.futures.Future[Any]):
         """Withdraw the work: it is dropped where it waits, or interrupted where it runs."""
         if not super().cancel():
             return False
+        if self._state == _CANCELLED:
+            # There is no executor that would: `wait` and `as_completed` count no other state as an end.
+            self.set_running_or_notify_cancel()
         self._tell()
+        self._follow()
         channel, self._channel = self._channel, None
         if channel is not None:
             with contextlib.suppress(ConnectionError):
                 channel.withdraw(self._number)
         return True
 
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """Call `fn(pending)` when it has ended: at once if it has, else in the thread that takes the answer in."""
+        self._ask()
+        super().add_done_callback(fn)
+
     def set_result(self, result: Any) -> None:
         """Take the value (for whoever made this)."""
         if not self._finish(result, None):
-            super().set_result(result)
+            self._finish_with_steps(result)
         self._tell()
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Take the error (for whoever made this)."""
         if not self._finish(None, exception):
             super().set_exception(exception)
+            self._follow()
         self._tell()
+
+    def forget(self) -> None:
+        """Drop the value, for `InvalidDeferredID` in its place."""
+        self.answers = None
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.set_exception(self._forgotten())
+        if self._state == _FINISHED:
+            self._change(None, self._forgotten())
 
     def watch(self, watcher: Callable[[], object]) -> None:
         """Call `watcher` when it is done, in the thread that makes it so; there is one watcher at most."""
@@ -157,10 +171,25 @@ class PendingResult(concurrent.futures.Future[Any]):
         channel = self._channel
         return channel is not None and channel.read_here(seconds)
 
-    def sent(self, channel: Channel, number: int | tuple[int, ...]) -> None:
-        """Note which call this is the result of, or which several."""
-        self._channel = channel
-        self._number = number
+    def _expect_steps(self) -> None:
+        _ = self._condition  # made: `_finish` leaves those that have one to the longer way
+
+    def _finish_with_steps(self, result: Any) -> None:
+        if self._steps and not self.done():
+            try:
+                result = self._through(result)
+            except BaseException as error:
+                super().set_exception(error)
+                return
+        super().set_result(result)
+        self._follow()
+
+    def _value(self) -> tuple[bool, Any]:
+        return self._state == _FINISHED and self._exception is None, self._result
+
+    def _change(self, value: Any, error: BaseException | None) -> None:
+        self._exception = error
+        self._result = value
 
     def _finish(self, result: Any, exception: BaseException | None) -> bool:
         """Settle it if nobody uses the condition; say whether that is so."""
@@ -168,7 +197,8 @@ class PendingResult(concurrent.futures.Future[Any]):
             if self._made is not None:
                 return False
             if self._state != _PENDING:
-                raise concurrent.futures.InvalidStateError(f"{self._state}: {self!r}")
+                # Without a repr, which would ask for the condition, and hence for this lock.
+                raise concurrent.futures.InvalidStateError(f"this result is {self._state} already")
             self._result = result
             self._exception = exception
             self._state = _FINISHED

@@ -180,6 +180,22 @@ class Portal:
                 concurrent.futures.wait(futures, timeout, concurrent.futures.FIRST_COMPLETED)
         return _any_done(futures)
 
+    def wait_for_all(self, futures: Collection[Any], timeout: float | None = None) -> None:
+        """Wait until all of the futures are done, well or badly.
+
+        Raises:
+            TimeoutError: They took longer than `timeout` seconds.
+            RuntimeError: This is a callback of the loop: waiting here would be for ever.
+        """
+        deadline = None if timeout is None else self.loop.time() + timeout
+        waiting = deque(futures)
+        while waiting:
+            if waiting[0].done():
+                waiting.popleft()
+            elif not self.wait([waiting[0]], None if deadline is None else deadline - self.loop.time()):
+                left = sum(not future.done() for future in waiting)
+                raise TimeoutError(f"{left} of {len(futures)} calls have not ended after {timeout} s")
+
     def close(self) -> None:
         """End the thread and close the loop. Safe to call twice."""
         if self._closing:

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from aioparallel.channel import serializer
 from aioparallel.errors import CompositeError, EngineDied, from_plain
 from aioparallel.reference import Reference
-from aioparallel.wire import NO_ENGINE, RESULT_META, Frame, Status
+from aioparallel.reply import what_was_written
+from aioparallel.wire import NO_ENGINE, Frame, Status
 
 __all__ = [
     "NAMES",
@@ -113,11 +114,7 @@ def outputs(frame: Frame) -> tuple[float, float, str, str]:
     """Return what a kernel says about a command: when it began, how long it ran, its stdout and stderr."""
     if frame.code not in (Status.OK, Status.ERROR):
         return 0.0, 0.0, "", ""
-    header = frame.header
-    started, seconds, length = RESULT_META.unpack_from(header)
-    stdout = header[RESULT_META.size : RESULT_META.size + length]
-    stderr = header[RESULT_META.size + length :]
-    return started, seconds, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+    return what_was_written(frame.header)
 
 
 def value_of(frame: Frame, method: str = "") -> Any:
@@ -153,7 +150,9 @@ def collect(frames: list[Frame], *, method: str, targets: Sequence[int] | None, 
         value = _shaped(frames[0], method)
         return value if bare else _listed(method, [value])
     for frame in frames:
-        # The controller refused it: raised as itself, whatever others say that were asked apart.
+        # The controller's own word: said as it is, whatever others say that were asked apart.
+        if frame.engine == NO_ENGINE and frame.code == Status.OK:
+            return _listed(method, [])
         if frame.engine == NO_ENGINE and frame.code == Status.FAULT:
             raise from_plain(frame.json())
     order = {target: place for place, target in enumerate(targets)} if targets is not None else {}

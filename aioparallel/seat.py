@@ -60,6 +60,10 @@ class SeatHost(Protocol):
         """A kernel is up that has no engine's id yet."""
         ...
 
+    def seat_restarted(self, seat: Seat) -> None:
+        """A fresh kernel is up for an engine that the controller knows."""
+        ...
+
     def seat_broken(self, seat: Seat, reason: str, output: str) -> None:
         """The kernels keep dying."""
         ...
@@ -111,8 +115,9 @@ class Deaths:
 class Seat:
     """One engine's place.
 
-    A kernel goes through: started -> up (it has said so) -> set up (it knows its engine's id, commands pass). What
-    arrives before that waits here. When it dies, what it had not answered is answered for, and a fresh one is started.
+    A kernel goes through: started -> up (it has said so) -> working (the controller knows of it, commands pass). When
+    it dies, what it had not answered is answered for, and a fresh one is started. Commands that the controller sent
+    before it knew of the fresh one are returned: it may want others to go first.
 
     Attributes:
         number: Which seat of the host this is.
@@ -140,7 +145,8 @@ class Seat:
         self._why_broken = ""
         #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
         self._unanswered: dict[int, Any] = {}
-        self._waiting: dict[int, Frame] = {}
+        #: The first command that may be meant for this kernel.
+        self._first = 0
         #: Commands of which somebody wants to know what they write: how much of stdout and stderr has been told.
         self._watched: dict[int, list[int]] = {}
         #: Sessions that are gone: the kernel has been told, and may not have read it.
@@ -179,28 +185,41 @@ class Seat:
     def become(self, engine: int) -> None:
         """Take the id that the controller gave."""
         self.engine = engine
-        if self.state == "up":
+        if self.state == "up" and self.pid == self.announced:
             self._set_up()
+            self._serve(0)
+            return
+        # The kernel that asked for the id has died meanwhile.
+        self._host.notify("kernel_restarting", self)
+        if self.state == "up":
+            self._report()
 
     def _up(self, ready: dict[str, Any]) -> None:
         self.state, self.python = "up", str(ready.get("python", ""))
         if self.engine is None:
             self._host.seat_ready(self)
         else:
-            self._set_up()
+            self._report()
 
     def _set_up(self) -> None:
-        """Tell the kernel which engine it is, and pass on what has waited."""
+        """Tell the kernel which engine it is."""
         assert self._kernel is not None
-        self.state = "working"
         header = json.dumps({"engine": self.engine, "path": self._path}).encode()
         self._kernel.send(encode(Kind.CALL, code=KernelCall.SETUP, header=header))
-        if self.pid != self.announced:
-            self.announced = self.pid
-            self._host.notify("kernel_restarted", self)
-        waiting, self._waiting = self._waiting, {}
-        for frame in waiting.values():
-            self._pass_on(frame)
+
+    def _report(self) -> None:
+        """Tell the controller of a fresh kernel."""
+        self._set_up()
+        self.announced = self.pid
+        self._host.seat_restarted(self)
+
+    def acknowledge(self, pid: int, first: int) -> None:
+        """The controller knows of the fresh kernel `pid`: commands from `first` on are meant for it."""
+        if self.state == "up" and pid == self.pid:
+            self._serve(first)
+
+    def _serve(self, first: int) -> None:
+        self.state, self._first = "working", first
         self._answer_restarts(None)
 
     def _ended(self, returncode: int, output: str) -> None:
@@ -213,6 +232,10 @@ class Seat:
         self._forgotten.clear()
         reason = self._reason or describe_exit(returncode)
         self._reason = ""
+        # Before the answers, so that the controller sends nothing more on their account.
+        if self.state != "closed":
+            event = "kernel_restarting" if self._restarting else "kernel_died"
+            self._host.notify(event, self, reason=reason, output=output)
         for number in self._unanswered:
             self._fault(number, reason, output, running=number == running)
         self._unanswered.clear()
@@ -224,7 +247,6 @@ class Seat:
             self._deaths.forget()
             self.start()
         else:
-            self._host.notify("kernel_died", self, reason=reason, output=output)
             self._dead(reason, output)
 
     def _dead(self, reason: str, output: str) -> None:
@@ -240,9 +262,6 @@ class Seat:
         self.state = "broken"
         self._why_broken = reason
         self._host.notify("kernel_broken", self, reason=reason, output=output)
-        waiting, self._waiting = self._waiting, {}
-        for number in waiting:
-            self._fault(number, reason, output, running=False)
         self._answer_restarts(OperationError(f"engine {self.engine} is broken: its kernels keep dying, {reason}"))
         self._host.seat_broken(self, reason, output)
 
@@ -262,39 +281,33 @@ class Seat:
     # What the controller asks
 
     def command(self, frame: Frame) -> None:
-        """Pass a command on, or keep it until there is a kernel."""
-        if self.state == "working":
+        """Pass a command on, or return it if there is no kernel that it can be meant for."""
+        number = frame.id
+        if self.state == "working" and number >= self._first:
+            kernel = self._kernel
+            assert kernel is not None
             if not self._unanswered:
                 self._host.seat_busy()
-            self._pass_on(frame)
+            self._unanswered[number] = frame.segment
+            if frame.segment is None:
+                kernel.send(frame.forward(Kind.COMMAND, number))
+            else:
+                kernel.send(frame.forward(Kind.COMMAND, number, shares=kernel.shares))
         elif self.state == "broken":
             self._fault(
                 frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
             )
-        else:
-            self._waiting[frame.id] = frame
-
-    def _pass_on(self, frame: Frame) -> None:
-        kernel, number = self._kernel, frame.id
-        assert kernel is not None
-        self._unanswered[number] = frame.segment
-        if frame.segment is None:
-            kernel.send(frame.forward(Kind.COMMAND, number))
-        else:
-            kernel.send(frame.forward(Kind.COMMAND, number, shares=kernel.shares))
+        elif self.state != "closed":
+            self._host.send(encode(Kind.RESULT, number, code=Status.RETURNED, engine=frame.engine))
 
     def cancel(self, number: int) -> None:
         """Withdraw a command; one that runs is interrupted."""
-        if self._waiting.pop(number, None) is not None:
-            self._watched.pop(number, None)
-            engine = NO_ENGINE if self.engine is None else self.engine
-            self._host.send(encode(Kind.RESULT, number, code=Status.CANCELLED, engine=engine))
-        elif number in self._unanswered and self._kernel is not None:
+        if number in self._unanswered and self._kernel is not None:
             self._kernel.cancel(number)
 
     def watch(self, number: int) -> None:
         """Tell what a command writes, from its beginning on, while it runs."""
-        if number in self._unanswered or number in self._waiting:
+        if number in self._unanswered:
             self._watched[number] = [0, 0]
             self._tell_output()
             self._host.seat_watched()
@@ -325,6 +338,7 @@ class Seat:
         if self._timer is not None:
             self._timer.cancel()
         self._deaths.forget()
+        self._host.notify("kernel_restarting", self)
         self.start()
 
     def stop(self, answer: Answer) -> None:
@@ -335,9 +349,6 @@ class Seat:
         self.state, self._reason = "closed", "stopped on request"
         if self._timer is not None:
             self._timer.cancel()
-        waiting, self._waiting = self._waiting, {}
-        for number in waiting:
-            self._fault(number, self._reason, "", running=False)
         self._answer_restarts(OperationError(f"engine {self.engine} was stopped"))
         if self._kernel is not None:
             self._kernel.kill()

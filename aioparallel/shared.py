@@ -8,7 +8,8 @@ Both are files without a name, made by the host and inherited by the kernel. The
        2  kernel      RUNNING    id of the command that runs, or `NONE`
      3+2n  kernel     MARK       how far stream n (0 stdout, 1 stderr) has been handed over, bytes
      4+2n  both       LOST       how much the host has cut out of it since then, bytes
-       7  host        TAKEN      how many results in shared memory it holds by itself now, or has held
+       7  both       MET        id of the command that met its SIGINT; the host sets it back to `NONE` with each new one
+       8  host        TAKEN      how many results in shared memory it holds by itself now, or has held
 
 A stream's file is opened for appending, so C code, child processes and Python all add to it in the order in which they
 write, none of them ever waits for a reader, and it is still there to be read when the kernel is not.
@@ -20,9 +21,9 @@ import mmap
 import os
 from typing import Self
 
-__all__ = ["ANY", "CANCELS", "INTERRUPT", "NONE", "RUNNING", "TAKEN", "OutputFile", "Page"]
+__all__ = ["ANY", "CANCELS", "INTERRUPT", "MET", "NONE", "RUNNING", "TAKEN", "OutputFile", "Page"]
 
-INTERRUPT, CANCELS, RUNNING, STREAMS, TAKEN = 0, 1, 2, 3, 7
+INTERRUPT, CANCELS, RUNNING, STREAMS, MET, TAKEN = 0, 1, 2, 3, 7, 8
 #: Not an id: whichever command runs.
 ANY = 2**64 - 1
 #: Not an id: no command.
@@ -61,7 +62,7 @@ class Page:
         self.words = memoryview(self._map).cast("Q")
 
     def __repr__(self) -> str:
-        return f"<Page {list(self.words[:7])}>"
+        return f"<Page {list(self.words[:8])}>"
 
     @classmethod
     def make(cls) -> Self:
@@ -77,7 +78,7 @@ class Page:
         except BaseException:
             os.close(number)
             raise
-        page.words[INTERRUPT] = page.words[RUNNING] = NONE
+        page.words[INTERRUPT] = page.words[RUNNING] = page.words[MET] = NONE
         return page
 
     def close(self) -> None:

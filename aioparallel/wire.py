@@ -7,7 +7,8 @@ numbers are little-endian:
          0     4  u32   length    of all that follows the head
          4     1  u8    kind      what this is: `Kind`
          5     1  u8    flags     `LAST`; other bits must be 0 and are reserved
-         6     2  u16   code      CALL: number of the operation; RESULT: `Status`; NOTICE: `News`; else 0
+         6     2  u16   code      CALL: number of the operation; RESULT: `Status`, and from the controller
+                                  `TRIED` times how often a task has been tried before; NOTICE: `News`; else 0
          8     8  u64   id        which call or command; an answer bears the id of what it answers
         16     2  u16   engine    which engine, or `NO_ENGINE`
         18     2  u16   count     how many buffers the payload has
@@ -40,6 +41,7 @@ __all__ = [
     "RESULT_META",
     "SHARED",
     "SMALL",
+    "TRIED",
     "Buffer",
     "Decoder",
     "EngineCall",
@@ -66,6 +68,8 @@ OUTPUT_META = struct.Struct("<Q")
 SMALL = 65536
 CHUNK = 262144
 NO_ENGINE = 0xFFFF
+#: In the code of a RESULT: one try of the task before the one that is answered.
+TRIED = 256
 #: Flag of the last RESULT that answers a CALL: with several targets each engine answers for itself.
 LAST = 1
 #: Flag of a frame whose payload lies in a segment of memory (`memory.Segment`); instead it has where: the segment's
@@ -99,6 +103,7 @@ class Status(enum.IntEnum):
     ERROR = 1  # user code raised; the payload is the packed error
     FAULT = 2  # one of our own errors, as JSON in the header
     CANCELLED = 3  # it was withdrawn before it ran
+    RETURNED = 4  # host -> controller: it was meant for a kernel that is gone, and has not begun
 
 
 class News(enum.IntEnum):
@@ -114,6 +119,7 @@ class EngineCall(enum.IntEnum):
     """What an engine host may ask of the controller."""
 
     JOIN = 0  # header {"pid", "host", "python", ...}; answered with {"engine": id}
+    READY = 1  # a fresh kernel serves: header {"engine", "pid"}; answered with those and {"first": id of a COMMAND}
 
 
 class HostCall(enum.IntEnum):

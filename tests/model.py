@@ -15,6 +15,8 @@ from aioparallel.namespace import Namespace
 from aioparallel.wire import OUTPUT_META, RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, News, Status, encode
 
 Later = Callable[[], None]
+#: Ids of calls that tell of a fresh kernel: this, and the engine.
+READY = 10_000
 
 
 class ModelHost:
@@ -29,6 +31,8 @@ class ModelHost:
         self.told: list[tuple[HostCall, int, int]] = []
         self.spaces: dict[int, Namespace] = {}
         self.ids: list[int] = []
+        self.down: set[int] = set()
+        self.first: dict[int, int] = {}
         self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._joined: dict[int, asyncio.Future[int]] = {}
 
@@ -49,13 +53,16 @@ class ModelHost:
 
     def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
-            if frame.kind == Kind.RESULT:
+            if frame.kind == Kind.RESULT and frame.id >= READY:
+                self.down.discard(frame.engine)
+                self.first[frame.engine] = frame.json()["first"]
+            elif frame.kind == Kind.RESULT:
                 self.ids.append(frame.engine)
                 self.spaces[frame.engine] = Namespace(
                     frame.engine, run_coroutine=_no_coroutines, outlet=_Outlet(self, frame.engine)
                 )
                 self._joined[frame.id].set_result(frame.engine)
-            elif frame.kind == Kind.COMMAND:
+            elif frame.kind == Kind.COMMAND and not self._stale(frame):
                 self.waiting.append(frame)
                 if self.eager:
                     self.step()
@@ -89,6 +96,29 @@ class ModelHost:
         self.connection.send(
             encode(Kind.NOTICE, frame.id, code=stream, engine=frame.engine, header=header, buffers=[text])
         )
+
+    def tell(self, event: str, engine: int) -> None:
+        """Tell the controller what happens to an engine's kernel."""
+        self.connection.send(encode(Kind.NOTICE, header=json.dumps({"event": event, "engine": engine}).encode()))
+
+    def fall(self, engine: int) -> None:
+        """Let an engine's kernel die, as a host tells it; `rise` follows."""
+        self.down.add(engine)
+        self.tell("kernel_died", engine)
+        self.die(engine)
+
+    def rise(self, engine: int) -> None:
+        """Have a fresh kernel."""
+        self.spaces[engine] = Namespace(engine, run_coroutine=_no_coroutines)
+        header = json.dumps({"engine": engine, "pid": 2000 + engine}).encode()
+        self.connection.send(encode(Kind.CALL, READY + engine, code=EngineCall.READY, engine=engine, header=header))
+
+    def _stale(self, frame: Frame) -> bool:
+        """Return a command that was sent before the controller knew of the fresh kernel."""
+        stale = frame.engine in self.down or frame.id < self.first.get(frame.engine, 0)
+        if stale:
+            self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine, code=Status.RETURNED))
+        return stale
 
     def die(self, engine: int) -> None:
         """Let an engine's kernel die: what runs there, and what waits behind it, is answered so."""

@@ -20,7 +20,7 @@ from model import ModelHost, model_cluster, settle
 import aioparallel
 from aioparallel import channel as channel_module
 from aioparallel.capability import Capability
-from aioparallel.channel import Channel, find_capability, plain_value
+from aioparallel.channel import Channel, Handle, find_capability, plain_value
 from aioparallel.controller import Controller
 from aioparallel.errors import (
     ConfigurationError,
@@ -50,7 +50,7 @@ def ask(channel: Channel, future: Any, *command: Any) -> int:
 
 
 def future() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
+    return Handle()
 
 
 async def opened(controller: Controller, interface: str = "task", **options: Any) -> Channel:

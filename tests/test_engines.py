@@ -80,6 +80,15 @@ class House:
         [number] = set(self.roster.engines) - before
         return self.roster.engines[number]
 
+    def ready(self, pid: int) -> int:
+        """Have a fresh kernel on engine 0; return from which command on it is meant."""
+        header = json.dumps({"engine": 0, "pid": pid}).encode()
+        self.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=0, header=header)])
+        answer = next(sent for sent in self.host.sent if sent.kind == Kind.RESULT and sent.id == 7)
+        assert (answer.json()["engine"], answer.json()["pid"]) == (0, pid)
+        first: int = answer.json()["first"]
+        return first
+
     def command(self, label: str, *, client: Client | None = None, **options: Any) -> Command:
         def done(command: Command, result: Any) -> None:
             self.results.append((command.label.decode(), result))
@@ -413,8 +422,10 @@ def test_what_a_kernel_goes_through_is_told(play: Play) -> None:
 
         notice(event="kernel_died", reason="killed by SIGKILL", output="last words")
         assert (engine.state, engine.deaths) == ("restarting", 1)
-        notice(event="kernel_restarted", pid=18)
+        house.ready(18)
         assert (engine.state, engine.pid) == ("idle", 18)
+        notice(event="kernel_restarting")
+        assert (engine.state, engine.deaths) == ("restarting", 1)
         notice(event="kernel_broken")
         assert engine.state == "broken"
         notice(event="something of a later version")
@@ -429,6 +440,145 @@ def test_what_a_kernel_goes_through_is_told(play: Play) -> None:
             EngineLeft(0, "engine 0 is gone: it was told to end"),
         ]
         assert house.link.engines == {}
+
+    play(story)
+
+
+def gone(house: House, event: str = "kernel_died") -> None:
+    house.link.receive([frame(Kind.NOTICE, header=json.dumps({"engine": 0, "event": event}).encode())])
+
+
+def test_nothing_is_sent_while_there_is_no_kernel(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a")
+        assert house.arrived() == ["a"]
+        gone(house)
+        house.answer("a", Status.FAULT, EngineDied("killed", running=True))
+        house.put(engine, "b", "c")
+        assert (house.arrived(), engine.queued, engine.state) == ([], 2, "restarting")
+        house.ready(18)
+        assert house.arrived() == ["b", "c"]
+        gone(house)
+        house.put(engine, "d")
+        gone(house, "kernel_broken")
+        assert (house.arrived(), engine.state) == (["d"], "broken")  # the host says how it is
+
+    play(story)
+
+
+def test_what_a_fresh_kernel_does_first_goes_before_everything_one_by_one(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        gone(house)
+        house.put(engine, "later")
+        house.ready(18)
+        assert house.arrived() == ["later"]
+        gone(house)
+        house.answer("later", Status.FAULT, EngineDied("killed", running=True))
+        house.put(engine, "waits", "waits too")
+        engine.kernel_ready(19)
+        first = [house.command(label, exclusive=True) for label in ("one", "two")]
+        for command in first:
+            command.client = None
+            engine.put_first(command)
+        engine.pump()
+        house.put(engine, "last")
+        assert (house.arrived(), engine.queued) == (["one"], 4)
+        house.answer("one", Status.ERROR)
+        assert house.arrived() == ["two"]
+        house.answer("two")
+        assert house.arrived() == ["waits", "waits too", "last"]
+        assert engine.clear() == 0
+
+    play(story)
+
+
+def test_what_was_to_be_done_first_dies_with_its_kernel(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        for label in ("one", "two", "three"):
+            command = house.command(label, exclusive=True)
+            command.client = None
+            engine.put_first(command)
+        assert (engine.clear(), engine.queued) == (0, 2)
+        assert house.arrived() == ["one"]
+        gone(house)
+        house.answer("one", Status.FAULT, EngineDied("killed", running=True))
+        house.ready(18)
+        assert (house.arrived(), engine.queued) == ([], 0)
+        assert house.done() == ["one"]
+        # One that was on its way to a kernel that is gone by then belongs to that one.
+        command = house.command("first", exclusive=True)
+        command.client = None
+        engine.put_first(command)
+        assert house.arrived() == ["first"]
+        gone(house)
+        house.answer("first", Status.RETURNED)
+        house.ready(19)
+        assert (house.arrived(), house.done(), engine.queued) == ([], [], 0)
+
+    play(story)
+
+
+def test_what_comes_back_keeps_its_place_and_what_goes_first_does_not_wait_for_it(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a", "b", exclusive=True)
+        assert house.arrived() == ["a"]
+        gone(house)
+        before = house.under_way["a"].id
+        first = house.ready(18)
+        assert before < first
+        setup = house.command("setup", exclusive=True)
+        setup.client = None
+        engine.put_first(setup)
+        house.put(engine, "c")
+        assert house.arrived() == []  # "a" is not back yet
+        house.answer("a", Status.RETURNED)
+        assert house.arrived() == ["setup"]
+        assert house.under_way["setup"].id > first
+        house.answer("setup")
+        assert house.arrived() == ["a"]
+        house.answer("a")
+        assert house.arrived() == ["b"]
+        house.answer("b")
+        assert house.arrived() == ["c"]
+        assert house.done() == ["setup", "a", "b"]
+
+    play(story)
+
+
+def test_what_comes_back_withdrawn_does_not_run(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        [a, _] = house.put(engine, "a", "b", exclusive=True)
+        house.arrived()
+        gone(house)
+        engine.cancel(a)
+        house.answer("a", Status.RETURNED)
+        [(label, result)] = house.results
+        assert (label, result.code) == ("a", Status.CANCELLED)
+        house.ready(18)
+        assert house.arrived() == ["b"]
+        assert engine._withdrawn == set()
+        # All that is known of an engine goes with it.
+        gone(house)
+        engine.put_first(house.command("x", exclusive=True))
+        house.link.lost(None)
+        assert house.done() == ["a", "b"]
+        assert engine.queued == 0
+
+    play(story)
+
+
+def test_ready_of_an_engine_that_has_left_and_one_that_is_no_ready(play: Play) -> None:
+    def story(house: House) -> None:
+        house.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=4, header=b'{"engine": 4, "pid": 1}')])
+        assert house.host.take() == []
+        for header in (b"[]", b'{"engine": 0}', b'{"pid": "x"}'):
+            with pytest.raises(ProtocolError, match="READY"):
+                house.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=0, header=header)])
 
     play(story)
 

@@ -95,6 +95,29 @@ def test_a_forked_child_that_stays_does_not_hold_up_the_report() -> None:
     asyncio.run(main())
 
 
+def test_an_interrupt_that_is_lost_is_sent_again() -> None:
+    code = """
+import signal, time
+lost = []
+ours = signal.signal(signal.SIGINT, lambda *_: lost.append(1))
+print("deaf")
+while not lost:
+    pass
+signal.signal(signal.SIGINT, ours)
+time.sleep(1000)
+"""
+
+    async def main() -> None:
+        async with driven() as one:
+            number, answer = one.execute(code)
+            await one.printed("deaf")
+            one.kernel.interrupt(number)
+            assert "KeyboardInterrupt" in str((await answer).value)
+            assert (await one.do("sum(lost)")).value["repr"] == "1"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("stdout", "stderr", "reported"),
     [

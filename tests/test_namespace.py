@@ -45,6 +45,7 @@ def test_the_verbs() -> None:
         "push_function",
         "reset",
         "run_file",
+        "set_up",
     ]
 
 

@@ -44,9 +44,7 @@ def wrote(data: bytes, offset: int, *, engine: int = 3, stream: News = News.STDO
     return frame
 
 
-def answer(
-    stdout: bytes, stderr: bytes = b"", *, engine: int = 3, code: int = Status.OK
-) -> tuple[int, int, bytes]:
+def answer(stdout: bytes, stderr: bytes = b"", *, engine: int = 3, code: int = Status.OK) -> tuple[int, int, bytes]:
     return engine, code, RESULT_META.pack(1.0, 2.0, len(stdout)) + stdout + stderr
 
 

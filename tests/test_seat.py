@@ -101,8 +101,12 @@ class ModelHost:
         self.log.append("watched")
 
     def seat_ready(self, seat: Seat) -> None:
-        self.log.append("ready")
-        seat.announced = seat.pid
+        if seat.wants_to_join:
+            self.log.append("ready")
+            seat.announced = seat.pid
+
+    def seat_restarted(self, seat: Seat) -> None:
+        self.log.append("restarted")
 
     def seat_broken(self, seat: Seat, reason: str, output: str) -> None:
         self.log.append(f"broken: {reason}")
@@ -126,6 +130,8 @@ class ModelHost:
         kernel.up()
         if self.seat.engine is None:
             self.seat.become(5)
+        else:
+            self.seat.acknowledge(kernel.pid, 0)
         assert self.seat.state == "working"
         return kernel
 
@@ -160,7 +166,46 @@ def test_a_kernel_that_dies_between_asking_and_joining() -> None:
         host.kernels[0].up()
         host.kernels[0].on_exit(-9, "")
         host.seat.become(5)
-        assert host.take() == ["ready", "kernel_died"]
+        assert host.take() == ["ready", "kernel_died", "kernel_restarting"]
+        host.command(1)
+        assert host.take() == [(1, "RETURNED", None, None)]
+        host.seat.start()
+        host.working()
+        assert host.take() == ["restarted"]
+
+        late = ModelHost()
+        late.seat.start()
+        late.kernels[0].up()
+        late.kernels[0].on_exit(-9, "")
+        late.seat.start()
+        late.kernels[1].up()
+        late.take()
+        late.seat.become(5)
+        assert late.take() == ["kernel_restarting", "restarted"]
+
+    _played(story)
+
+
+def test_commands_that_were_meant_for_the_kernel_before_are_returned() -> None:
+    def story(host: ModelHost) -> None:
+        host.working().on_exit(-9, "")
+        host.command(4)
+        host.seat.start()
+        kernel = host.kernels[-1]
+        host.command(5)
+        kernel.up()
+        assert [(sent.kind, sent.code) for sent in kernel.sent] == [(Kind.CALL, KernelCall.SETUP)]
+        host.command(6)
+        host.take()
+        # The word about an earlier kernel is not about this one.
+        host.seat.acknowledge(kernel.pid - 1, 0)
+        host.command(7)
+        host.seat.acknowledge(kernel.pid, 9)
+        host.command(8)
+        assert host.take() == [(7, "RETURNED", None, None), (8, "RETURNED", None, None)]
+        host.command(10)
+        assert host.take() == ["busy"]
+        assert [sent.id for sent in kernel.sent if sent.kind == Kind.COMMAND] == [10]
 
     _played(story)
 
@@ -175,17 +220,16 @@ def test_death_answers_everything_and_says_what_ran() -> None:
         host.take()
         kernel.on_exit(-11, "Segmentation fault")
         assert host.take() == [
+            "kernel_died",
             (2, "FAULT", True, "killed by SIGSEGV"),
             (3, "FAULT", False, "killed by SIGSEGV"),
-            "kernel_died",
         ]
         host.command(4)
-        host.command(5)
-        host.seat.cancel(5)
-        assert host.take() == [(5, "CANCELLED", None, None)]
+        host.seat.cancel(4)
+        assert host.take() == [(4, "RETURNED", None, None)]
         host.seat.start()
-        assert [frame.kind for frame in host.working().sent] == [Kind.CALL, Kind.COMMAND]
-        assert host.take() == ["kernel_restarted"]
+        assert [frame.kind for frame in host.working().sent] == [Kind.CALL]
+        assert host.take() == ["restarted"]
 
     _played(story)
 
@@ -220,7 +264,8 @@ def test_restart_while_dying_and_twice() -> None:
         kernel.on_exit(-9, "")
         host.working()
         ready = ("answer", {"pid": 102}, None)
-        assert host.take() == [(1, "FAULT", False, "restarted on request"), "kernel_restarted", ready, ready]
+        fault = (1, "FAULT", False, "restarted on request")
+        assert host.take() == ["kernel_restarting", fault, "restarted", ready, ready]
 
     _played(story)
 
@@ -240,7 +285,9 @@ def test_stop_when_it_works_and_when_there_is_no_kernel() -> None:
         other.command(1)
         other.take()
         other.seat.stop(other.answer)
-        assert other.take() == [(1, "FAULT", False, "stopped on request"), "left", ("answer", None, None)]
+        assert other.take() == ["left", ("answer", None, None)]
+        other.command(2)
+        assert other.take() == []  # that it is gone answers for all
 
     _played(story)
 
@@ -254,11 +301,12 @@ def test_broken_in_the_end_and_a_restart_that_fails_is_told() -> None:
         host.take()
         host.kernels[-1].on_exit(1, "")
         assert host.seat.state == "broken"
-        assert host.take()[-3:] == ["kernel_broken", (9, "FAULT", False, "exit status 1"), "broken: exit status 1"]
+        assert host.take()[-3:] == ["kernel_died", "kernel_broken", "broken: exit status 1"]
         host.command(10)
         assert host.take()[0][1:3] == ("FAULT", False)
         host.seat.restart(host.answer)
         assert host.seat.state == "starting"
+        assert host.take() == ["kernel_restarting"]
         for _ in range(5):
             host.kernels[-1].on_exit(1, "")
             if host.seat.state != "broken":

@@ -77,6 +77,9 @@ def engine_table(engines: list[dict[str, Any]]) -> None:
             for engine in engines
         ],
     )
+    for engine in engines:
+        if engine["trouble"]:
+            print(f"engine {engine['id']}: {engine['trouble']}")
 
 
 def _short(text: str | None, width: int = 48) -> str:

@@ -13,7 +13,8 @@ from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.joint import call_each
 from aioparallel.output import Watch
 from aioparallel.queues import Command
-from aioparallel.wire import LAST, Buffer, Frame, Status
+from aioparallel.replay import Recording, Step
+from aioparallel.wire import LAST, Buffer, Frame, Kind, Status, encode
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -29,11 +30,14 @@ class _Submission:
 
     Attributes:
         kept: Whether it stays in a queue that is cleared.
+        step: The step of the set-up that this is the first time of.
     """
 
-    __slots__ = ("client", "frame", "interface", "kept", "parts", "remaining")
+    __slots__ = ("client", "frame", "interface", "kept", "parts", "remaining", "step")
 
     def __init__(self, interface: MultiEngineInterface, client: ClientProxy, frame: Frame, engines: list[Engine]):
+        #: The step of the set-up that this is the first time of.
+        self.step: Step | None = None
         self.interface = interface
         self.client = client
         self.frame = frame
@@ -47,6 +51,8 @@ class _Submission:
 
     def withdraw(self) -> None:
         """The client wants it no more."""
+        if self.step is not None:
+            self.interface.drop_step(self.step)
         parts, self.parts = self.parts, []
         for part in parts:
             part.engine.cancel(part)
@@ -63,13 +69,17 @@ class _Submission:
         if not self.remaining:
             return
         self.remaining -= 1
+        if self.step is not None:
+            self.step.asked.discard(engine.id)
+            if not isinstance(result, Frame) or result.code != Status.OK:
+                self.interface.drop_step(self.step)
         flags = 0 if self.remaining else LAST
         if not self.remaining:
             self.parts.clear()
             self.client.calls.pop(self.frame.id, None)
             self.client.release(self.frame.size)
         if isinstance(result, Frame):
-            self.client.forward(result, self.frame.id, flags=flags, engine=engine.id)
+            self.client.forward(result, self.frame.id, code=result.code, flags=flags, engine=engine.id)
         else:
             self.client.fault(self.frame.id, result, engine=engine.id, last=bool(flags))
 
@@ -106,8 +116,19 @@ class MultiEngineInterface(Interface):
         if not isinstance(call, dict):
             raise OperationError("submit needs a JSON object")
         engines = self._engines(client, call.get("targets"))
+        self._submit(client, frame, engines, call)
+
+    def _submit(
+        self,
+        client: ClientProxy,
+        frame: Frame,
+        engines: list[Engine],
+        call: dict[str, Any],
+        step: Step | None = None,
+    ) -> None:
+        label = _label(call)
         submission = _Submission(self, client, frame, engines)
-        label = str(call.get("label", ""))[:80].encode()
+        submission.step = step
         client.hold(frame.size)
         client.calls[frame.id] = submission
         submission.kept = bool(call.get("kept"))
@@ -116,6 +137,64 @@ class MultiEngineInterface(Interface):
             submission.watch()
         for part in tuple(parts):
             part.engine.put(part)
+
+    @remote(raw=True)
+    def set_up(self, client: ClientProxy, frame: Frame) -> None:
+        """Queue the payload on all engines, and keep it for those that join or restart."""
+        call = frame.json()
+        if not isinstance(call, dict) or call.get("targets") != "all":
+            raise OperationError("on_join is for every engine: it takes no targets")
+        engines = chosen(client, self.host.engines, "all")
+        step = self._recording.record(frame, _label(call), client.grant, {engine.id: engine for engine in engines})
+        self._tell_steps()
+        if engines:
+            self._submit(client, frame, engines, call, step)
+        else:
+            client.send(encode(Kind.RESULT, frame.id, flags=LAST))
+
+    @remote
+    def set_up_list(self) -> list[str]:
+        """Return the labels of the steps that are kept for engines that join or restart."""
+        return self._recording.labels()
+
+    @remote
+    def set_up_clear(self, client: ClientProxy) -> int:
+        """Keep no steps any more, as far as this client reaches; return how many there were."""
+        cleared = self._recording.clear(client.grant)
+        self._tell_steps()
+        return cleared
+
+    def drop_step(self, step: Step) -> None:
+        """A step failed when it was first done, or was withdrawn."""
+        self._recording.drop(step)
+        self._tell_steps()
+
+    def _tell_steps(self) -> None:
+        for client in self._clients:
+            client.notify({"steps": len(self._recording)})
+
+    async def start(self) -> None:
+        """Begin with nothing recorded."""
+        self._recording = Recording(self.host.monitor)
+        self._clients: set[ClientProxy] = set()
+
+    def client_joined(self, client: ClientProxy) -> None:
+        """One more to tell how many steps there are."""
+        self._clients.add(client)
+        if len(self._recording):
+            client.notify({"steps": len(self._recording)})
+
+    def client_left(self, client: ClientProxy) -> None:
+        """One less."""
+        self._clients.discard(client)
+
+    def kernel_started(self, engine: Engine) -> None:
+        """A fresh kernel does first what was recorded."""
+        self._recording.replay(engine)
+
+    def engine_left(self, engine: Engine) -> None:
+        """Its id will be another's."""
+        self._recording.engine_left(engine)
 
     @remote
     def watch_output(self, client: ClientProxy, call: int) -> None:
@@ -249,6 +328,10 @@ def _strings(names: Any) -> list[str]:
     return names
 
 
+def _label(call: dict[str, Any]) -> bytes:
+    return str(call.get("label", ""))[:80].encode()
+
+
 class MultiEngineClient(MultiEngineCalls, Client):
     """The asyncio face: every method submits at once and returns an awaitable handle."""
 
@@ -270,6 +353,9 @@ class MultiEngineClient(MultiEngineCalls, Client):
         handle = Handle(loop=channel.loop)
         handle.sent(channel, call_each(channel, operation, handle, finish, calls, watch))
         return handle
+
+    def _known_steps(self) -> int:
+        return self.channel.steps
 
 
 MultiEngineInterface.client = MultiEngineClient

@@ -15,7 +15,7 @@ from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.queues import Command
 from aioparallel.results import NAMES, name_of, outputs, value_of
 from aioparallel.scheduler import LeastLoaded
-from aioparallel.wire import LAST, RESULT_META, Frame, Status
+from aioparallel.wire import LAST, RESULT_META, TRIED, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -126,7 +126,8 @@ class TaskInterface(Interface):
             self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1] if ran else None)
             if not task.withdrawn:
                 self._answered(task)
-                task.client.forward(result, task.payload.id, flags=LAST, engine=engine.id)
+                code = result.code + TRIED * task.strikes
+                task.client.forward(result, task.payload.id, code=code, flags=LAST, engine=engine.id)
         else:
             if isinstance(result, EngineLost):
                 self._scheduler.engine_left(engine.id)
@@ -146,7 +147,8 @@ class TaskInterface(Interface):
                 self._scheduler.task_added(task, task.label)
                 return
         self._answered(task)
-        task.client.fault(task.payload.id, error, engine=engine.id)
+        tried = max(0, task.strikes - 1)
+        task.client.fault(task.payload.id, error, engine=engine.id, tried=tried)
 
     def _answered(self, task: _Task) -> None:
         task.client.calls.pop(task.payload.id, None)
@@ -286,7 +288,9 @@ class TaskCalls:
 
     def _task(self, call: tuple[Any, ...], finish: Finish, *, label: str) -> Any:
         buffers = serializer().pack(call, name=NAMES[call[0]])
-        return self._begin("submit", finish, header=label.encode(), buffers=buffers)
+        pending = self._begin("submit", finish, header=label.encode(), buffers=buffers)
+        pending.bare = True
+        return pending
 
 
 class TaskClient(TaskCalls, Client):

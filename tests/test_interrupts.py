@@ -1,0 +1,113 @@
+"""Interrupting what runs, on real engines: the caller is told, and the namespace survives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aioparallel
+from aioparallel import client
+from aioparallel.errors import CompositeError, RemoteError
+
+RUNNING = {
+    "python": "while True: pass",
+    "sleep": "import time; time.sleep(1000)",
+    "matmuls": "import numpy\na = numpy.ones((300, 300))\nwhile True: a = a @ a / 300",
+    "child": "import subprocess; subprocess.run(['sleep', '1000'])",
+    "shell": "import subprocess; subprocess.run('sleep 1000; true', shell=True)",
+    "pipe": "import os; os.read(os.pipe()[0], 1)",
+    "lock": "import threading; threading.Lock().__enter__(); l = threading.Lock(); l.acquire(); l.acquire()",
+    "coroutine": "import asyncio; await asyncio.sleep(1000)",
+    "cleaned up": "try:\n    MARK\n    while True: pass\nfinally:\n    tidy = True",
+}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[client.Cluster]:
+    with client.Cluster(n=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
+    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
+        mec.push({"kept": [1, 2], "tidy": False})
+        yield mec
+        mec.reset()
+
+
+@pytest.mark.parametrize("what", RUNNING)
+def test_the_namespace_survives_and_the_error_names_it(mec: client.MultiEngineClient, tmp_path: Path, what: str):
+    mark = tmp_path / "running"
+    code = RUNNING[what] if "MARK" in RUNNING[what] else f"MARK\n{RUNNING[what]}"
+    running = mec.execute(code.replace("MARK", f"open({str(mark)!r}, 'w').close()"), targets=0, block=False)
+    while not mark.exists():
+        time.sleep(0.001)
+    mec.interrupt(targets=0)
+    with pytest.raises(RemoteError, match="KeyboardInterrupt") as caught:
+        running.result(30)
+    assert caught.value.type_name == "KeyboardInterrupt"
+    assert caught.value.engine_id == 0
+    assert running.metadata[0].completed is not None
+    assert mec.pull("kept") == [[1, 2], [1, 2]]
+    assert mec.pull("tidy", targets=0) == [what == "cleaned up"]
+    # It was for that command: the next ones run.
+    assert mec.apply(sum, [1, 2]) == [3, 3]
+
+
+def test_one_long_call_into_c_ends_first(mec: client.MultiEngineClient, tmp_path: Path):
+    mark = tmp_path / "running"
+    mec.execute("import numpy; a = numpy.random.default_rng(1).random(6_000_000)", targets=0)
+    # It looks at no signal, and holds the interpreter's lock or not: the interrupt comes when it is over.
+    code = f"open({str(mark)!r}, 'w').close(); a.sort(kind='stable')\nwhile True: pass"
+    running = mec.execute(code, targets=0, block=False)
+    while not mark.exists():
+        time.sleep(0.001)
+    mec.interrupt(targets=0)
+    with pytest.raises(RemoteError, match="KeyboardInterrupt"):
+        running.result(60)
+    assert mec[0].execute("bool((a[:-1] <= a[1:]).all())").value == "True"
+
+
+def test_what_catches_it_goes_on(mec: client.MultiEngineClient, tmp_path: Path):
+    mark = tmp_path / "running"
+    code = f"""
+for turn in range(2):
+    try:
+        open({str(mark)!r} + str(turn), "w").close()
+        while True: pass
+    except KeyboardInterrupt:
+        pass
+"done"
+"""
+    running = mec.execute(code, targets=1, block=False)
+    for turn in range(2):
+        while not Path(f"{mark}{turn}").exists():
+            time.sleep(0.001)
+        mec.interrupt(targets=1)
+    assert running.result(30)[0].value == "'done'"
+
+
+def test_nothing_to_interrupt_is_no_error(mec: client.MultiEngineClient):
+    mec.interrupt()
+    assert mec.apply(sum, [1]) == [1, 1]
+
+
+def test_from_asyncio(cluster: client.Cluster):
+    async def main() -> None:
+        async with aioparallel.MultiEngineClient(cluster.capability("multiengine")) as mec:
+            await mec.push({"kept": 3})
+            running = mec.execute("import time; time.sleep(1000)")
+            while any(status["pending"] is None for status in await mec.queue_status()):
+                pass
+            await mec.interrupt()
+            with pytest.raises(CompositeError, match=r"\[0:execute\]: KeyboardInterrupt") as caught:
+                await running
+            assert [error.type_name for error in caught.value.exceptions] == ["KeyboardInterrupt"] * 2
+            assert await mec.pull("kept") == [3, 3]
+
+    asyncio.run(main())
