@@ -477,7 +477,10 @@ def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     """Give a future its value or its error; one that was cancelled in between stays so."""
     last = frames[-1]
     # Not the frames themselves: a payload must not live as long as whoever keeps the future.
-    future.answers = last.brief() if len(frames) == 1 else [frame.brief() for frame in frames]
+    if len(frames) == 1:
+        future.answers = last.engine, last.code, last.body[0][: last._header]  # `brief`, without a call
+    else:
+        future.answers = [frame.brief() for frame in frames]
     if last.code >= TRIED:
         last.code %= TRIED
     try:
@@ -487,8 +490,10 @@ def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
     except Exception as error:
         fail(future, error)
     else:
-        with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+        try:  # noqa: SIM105  (to enter a context manager takes longer than all this)
             future.set_result(value)
+        except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+            pass
 
 
 def fail(future: Future, error: Exception) -> None:

@@ -25,6 +25,24 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
     It keeps its value or its error and gives it again each time.
     """
 
+    # Slots, because one is made for every call: a dict of so many takes longer. `submitted` and `answers` are not there
+    # before the call is made and answered.
+    __slots__ = (
+        "_channel",
+        "_done_callbacks",
+        "_exception",
+        "_made",
+        "_number",
+        "_portal",
+        "_result",
+        "_state",
+        "_waiters",
+        "_watcher",
+        "answers",
+        "submitted",
+        "unread",
+    )
+
     # A condition takes longer to make than all the rest of a call, and nobody needs it who waits through the portal:
     # it is made when first asked for, by `wait`, `as_completed` or `add_done_callback`.
 
@@ -86,6 +104,8 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
             CancelledError: It was cancelled.
             BaseException: What the call raised.
         """
+        if self._state == _FINISHED and self._made is None and self.unread is None and self._exception is None:
+            return self._result  # most are there by now: the short way
         error = self.exception(timeout)
         if error is None:
             return self._result

@@ -73,14 +73,14 @@ class Reply:
         submitted: When the call was made: wall clock, seconds.
         answers: What the engines' answers were, without their payload: one `Frame.brief`, or a list of several.
         targets: In which order the engines were named; None: by id.
-        bare: Whether one engine was asked, and answers for itself, not in a list.
+        bare: Whether one engine answers for itself, not in a list: as a task's does, and that of a view of one.
         unread: Shared by those that nobody has asked for; None when somebody has, or they can't be flushed.
     """
 
     submitted: float = 0.0
     answers: Brief | list[Brief] | None = None
     targets: Sequence[int] | None = None
-    bare: bool = False
+    bare: bool = True
     unread: Unread | None = None
     #: What the call writes, once somebody watches.
     written: Watch | None = None
@@ -121,7 +121,8 @@ class Reply:
         """
         if not self.done():
             raise RuntimeError("a call's metadata is there when the call has ended")
-        briefs = self.answers if isinstance(self.answers, list) else [self.answers] if self.answers else []
+        answers = getattr(self, "answers", None)
+        briefs = answers if isinstance(answers, list) else [answers] if answers else []
         found = [info for brief in briefs if (info := self._info(*brief)) is not None]
         if self.bare:
             return found[-1] if found else None

@@ -13,15 +13,16 @@ import aioparallel
 from aioparallel import client
 from aioparallel.errors import CompositeError, RemoteError
 
+#: MARK is where it has begun: behind the imports, since one that is interrupted may not work a second time.
 RUNNING = {
-    "python": "while True: pass",
-    "sleep": "import time; time.sleep(1000)",
-    "matmuls": "import numpy\na = numpy.ones((300, 300))\nwhile True: a = a @ a / 300",
-    "child": "import subprocess; subprocess.run(['sleep', '1000'])",
-    "shell": "import subprocess; subprocess.run('sleep 1000; true', shell=True)",
-    "pipe": "import os; os.read(os.pipe()[0], 1)",
-    "lock": "import threading; threading.Lock().__enter__(); l = threading.Lock(); l.acquire(); l.acquire()",
-    "coroutine": "import asyncio; await asyncio.sleep(1000)",
+    "python": "MARK\nwhile True: pass",
+    "sleep": "import time\nMARK\ntime.sleep(1000)",
+    "matmuls": "import numpy; a = numpy.ones((300, 300))\nMARK\nwhile True: a = a @ a / 300",
+    "child": "import subprocess\nMARK\nsubprocess.run(['sleep', '1000'])",
+    "shell": "import subprocess\nMARK\nsubprocess.run('sleep 1000; true', shell=True)",
+    "pipe": "import os\nMARK\nos.read(os.pipe()[0], 1)",
+    "lock": "import threading; lock = threading.Lock(); lock.acquire()\nMARK\nlock.acquire()",
+    "coroutine": "import asyncio\nMARK\nawait asyncio.sleep(1000)",
     "cleaned up": "try:\n    MARK\n    while True: pass\nfinally:\n    tidy = True",
 }
 
@@ -43,8 +44,7 @@ def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
 @pytest.mark.parametrize("what", RUNNING)
 def test_the_namespace_survives_and_the_error_names_it(mec: client.MultiEngineClient, tmp_path: Path, what: str):
     mark = tmp_path / "running"
-    code = RUNNING[what] if "MARK" in RUNNING[what] else f"MARK\n{RUNNING[what]}"
-    running = mec.execute(code.replace("MARK", f"open({str(mark)!r}, 'w').close()"), targets=0, block=False)
+    running = mec.execute(RUNNING[what].replace("MARK", f"open({str(mark)!r}, 'w').close()"), targets=0, block=False)
     while not mark.exists():
         time.sleep(0.001)
     mec.interrupt(targets=0)

@@ -193,7 +193,7 @@ def test_metadata_is_there_at_the_end_in_target_order(make: Make) -> None:
     reply: Reply = make()
     with pytest.raises(RuntimeError, match="when the call has ended"):
         _ = reply.metadata
-    reply.submitted = 5.0
+    reply.submitted, reply.bare = 5.0, False
     reply.answers = [
         (1, Status.OK, header(10.0, 0.5, b"a\xff", b"b")),
         (0, Status.ERROR, header(11.0, 1.0)),
@@ -211,13 +211,14 @@ def test_metadata_is_there_at_the_end_in_target_order(make: Make) -> None:
 @each_kind
 def test_metadata_of_one_and_of_nobody(make: Make) -> None:
     task, plain, withdrawn, view = make(), make(), make(), make()
-    task.answers, task.bare = (3, Status.OK + 2 * TRIED, header(1.0, 2.0)), True
+    task.answers = (3, Status.OK + 2 * TRIED, header(1.0, 2.0))
     plain.answers = (NO_ENGINE, Status.OK, b"[1, 2]")
-    view.bare = True
+    plain.bare = withdrawn.bare = False
     for reply in (task, plain):
+        reply.submitted = 4.0
         reply.set_result(None)
     for reply in (withdrawn, view):
         reply.cancel()
-    assert task.metadata == CallInfo(3, 0.0, 1.0, 3.0, 3, "", "")
+    assert task.metadata == CallInfo(3, 4.0, 1.0, 3.0, 3, "", "")
     assert plain.metadata == withdrawn.metadata == []
     assert view.metadata is None

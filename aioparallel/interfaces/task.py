@@ -288,9 +288,7 @@ class TaskCalls:
 
     def _task(self, call: tuple[Any, ...], finish: Finish, *, label: str) -> Any:
         buffers = serializer().pack(call, name=NAMES[call[0]])
-        pending = self._begin("submit", finish, header=label.encode(), buffers=buffers)
-        pending.bare = True
-        return pending
+        return self._begin("submit", finish, header=label.encode(), buffers=buffers)
 
 
 class TaskClient(TaskCalls, Client):
