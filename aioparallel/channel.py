@@ -311,8 +311,8 @@ class Channel:
             under_way = [each for each in numbers if each in self._pending]
             if not under_way:
                 watch.begin(numbers[0])
-                answers = future.answers if isinstance(future.answers, list) else [future.answers]
-                for brief in filter(None, answers):
+                answers = getattr(future, "answers", None)  # there are none if it was withdrawn
+                for brief in answers if isinstance(answers, list) else filter(None, [answers]):
                     watch.answered(*brief)
                 watch.end()
             for each in under_way:

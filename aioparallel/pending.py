@@ -56,6 +56,8 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
         self._done_callbacks: list[Any] = []
         self._made: threading.Condition | None = None
         self._watcher: Callable[[], object] | None = None
+        self._channel = None
+        self._number = 0
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]

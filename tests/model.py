@@ -58,9 +58,7 @@ class ModelHost:
                 self.first[frame.engine] = frame.json()["first"]
             elif frame.kind == Kind.RESULT:
                 self.ids.append(frame.engine)
-                self.spaces[frame.engine] = Namespace(
-                    frame.engine, run_coroutine=_no_coroutines, outlet=_Outlet(self, frame.engine)
-                )
+                self._make_space(frame.engine)
                 self._joined[frame.id].set_result(frame.engine)
             elif frame.kind == Kind.COMMAND and not self._stale(frame):
                 self.waiting.append(frame)
@@ -73,6 +71,9 @@ class ModelHost:
             elif frame.kind == Kind.CALL:
                 self.asked.append((HostCall(frame.code), frame.engine))
                 self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine))
+
+    def _make_space(self, engine: int) -> None:
+        self.spaces[engine] = Namespace(engine, run_coroutine=_no_coroutines, outlet=_Outlet(self, engine))
 
     def _cancel(self, frame: Frame) -> None:
         self.cancelled.append(frame.id)
@@ -109,7 +110,7 @@ class ModelHost:
 
     def rise(self, engine: int) -> None:
         """Have a fresh kernel."""
-        self.spaces[engine] = Namespace(engine, run_coroutine=_no_coroutines)
+        self._make_space(engine)
         header = json.dumps({"engine": engine, "pid": 2000 + engine}).encode()
         self.connection.send(encode(Kind.CALL, READY + engine, code=EngineCall.READY, engine=engine, header=header))
 

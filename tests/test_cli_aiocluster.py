@@ -195,8 +195,8 @@ def test_daemon_that_does_not_start_says_why(state_directory: Path) -> None:
 
 def test_status_while_engines_are_busy() -> None:
     with running("-n", "2", until=READY), client.MultiEngineClient() as mec:
-        # Sorting holds the GIL for seconds.
-        mec.execute("numbers = sorted(range(5_000_000), key=lambda i: -i)", targets=0, block=False)
+        # Sorting holds the GIL for seconds, and then does it again.
+        mec.execute("while True: sorted(range(5_000_000), key=lambda i: -i)", targets=0, block=False)
         busy, idle = answer("status")["engines"]
         assert (busy["state"], idle["state"]) == ("running", "idle")
         assert "sorted" in busy["doing"]

@@ -12,6 +12,7 @@ from model import ModelHost, model_cluster, settle
 from aioparallel.channel import Channel
 from aioparallel.controller import Controller
 from aioparallel.errors import ConnectionLost, MessageTooLarge, OperationError
+from aioparallel.handle import Handle
 from aioparallel.joint import call_each
 from aioparallel.serialize import pack
 from aioparallel.wire import Frame, Limits
@@ -31,7 +32,7 @@ def pushes(*sizes: int) -> list[tuple[bytes, Any]]:
 
 async def opened(controller: Controller, **options: Any) -> tuple[Channel, asyncio.Future[Any]]:
     channel = await Channel.open(controller.capability("multiengine"), **options)
-    return channel, channel.loop.create_future()
+    return channel, Handle(loop=channel.loop)
 
 
 def sizes(host: ModelHost) -> list[int]:

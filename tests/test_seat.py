@@ -374,25 +374,13 @@ def test_the_last_words_are_told_before_the_death() -> None:
         kernel.runs, kernel.written = 1, [b"0123456789abc", b""]
         host.take()
         kernel.on_exit(-9, "")
-        assert [entry[:3] for entry in host.take()[:4]] == [
+        assert [entry[:3] for entry in host.take() if not isinstance(entry, str)] == [
             (1, News.STDOUT, 0),
             (1, News.STDOUT, 10),
             (1, "FAULT", True),
             (2, "FAULT", False),
         ]
         assert not host.seat.watched
-        # One that waits for the next kernel is watched there.
-        host.command(3)
-        host.command(4)
-        host.seat.watch(3)
-        host.seat.watch(4)
-        host.seat.cancel(4)
-        host.seat.start()
-        fresh = host.working()
-        fresh.runs, fresh.written = 3, [b"here", b""]
-        host.take()
-        host.seat.check_output()
-        assert host.take() == [(3, News.STDOUT, 0, b"here")]
 
     _played(story)
 
