@@ -161,7 +161,8 @@ class MultiEngineCalls:
         )
         header = json.dumps({"targets": chosen_ones, "label": (label or verb)[:80]}).encode()
         buffers = serializer().pack((verb, *arguments), name=NAMES[verb])
-        return self._deliver(self._begin("submit", finish, header=header, buffers=buffers), block)
+        handle = self._begin("submit", finish, header=header, buffers=buffers, targets=chosen_ones)
+        return self._deliver(handle, block)
 
     def _plain(self, targets: Targets | None) -> str | list[int]:
         """Return targets as they travel.

@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import platform
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,8 +32,9 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.order import Line
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, Buffer, Bulk, Frame, Kind, Limits, Sendable, Status, encode
 
 __all__ = ["Channel", "Client", "Finish", "Handle", "find_capability", "plain_value", "serializer"]
 
@@ -120,14 +122,17 @@ class Channel:
         self.engines: dict[int, str] = {}
         self.session = ""
         self._limits = limits
-        # What is no larger needs no look at its header.
-        self._largest = min(limits.message, limits.header)
+        # What is no larger leaves as one frame, and needs no look at its header.
+        self._largest = min(limits.message, limits.header, limits.small)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
-        self._posted: deque[Sequence[Buffer]] = deque()
+        self._posted: deque[Sequence[Sendable]] = deque()
         self._posting = False
+        # Calls that leave, and those that wait for them; any thread may look, and who changes it holds the lock.
+        self._line = Line()
+        self._lining = threading.Lock()
         self._connection: Connection | None = None
         self._error: ParallelError | None = None
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -180,7 +185,9 @@ class Channel:
     @property
     def congested(self) -> bool:
         """Whether the controller takes no more for now."""
-        return self._error is None and self._connection is not None and self._connection.congested
+        if self._error is not None or self._connection is None:
+            return False
+        return self._connection.congested or self._line.size > self._limits.outbox
 
     async def drained(self) -> None:
         """Wait until the controller takes more."""
@@ -194,9 +201,25 @@ class Channel:
             self._drained.set_result(None)
 
     def call(
-        self, operation: str, future: Future, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()
+        self,
+        operation: str,
+        future: Future,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        targets: str | Sequence[int] | None = None,
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
+
+        Args:
+            operation: Its name.
+            future: What the answer settles.
+            finish: Makes the value of the answer.
+            header: The call's header.
+            buffers: The call's payload.
+            targets: Engine ids, or "all": the call does not overtake an earlier one to the same engines that is
+                large and still leaving. None: it may overtake any.
 
         Returns:
             The call's number, for `withdraw`.
@@ -211,25 +234,63 @@ class Channel:
             known = ", ".join(self._codes) or "none"
             raise OperationError(f"{self.capability.interface!r} has no operation {operation!r}; it has {known}")
         number = next(self._numbers)
+        large = False
         try:
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._largest)
         except MessageTooLarge:
-            if len(header) > self._limits.header:
-                text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
-                raise MessageTooLarge(f"{text} (Limits.header)") from None
-            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+            large = True
+            pieces = self._encode_large(number, code, header, buffers)
         self._pending[number] = future, finish
         if self._error is not None:
             self._pending.pop(number, None)
             raise self._error
-        self._post(pieces)
+        if large or (targets is not None and self._line.leaving):
+            with self._lining:
+                if self._line.enter(number, targets, pieces):
+                    self._post(pieces)
+        else:
+            self._post(pieces)
         return number
+
+    def _encode_large(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
+        limits = self._limits
+        if len(header) > limits.header:
+            text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {limits.header:,}"
+            raise MessageTooLarge(f"{text} (Limits.header)")
+        pieces = encode(
+            Kind.CALL, number, code=code, header=header, buffers=buffers, limit=limits.message, small=limits.small
+        )
+        for piece in pieces:
+            if isinstance(piece, Bulk):
+                piece.sent = functools.partial(self._left, number)
+        return pieces
+
+    def _left(self, number: int) -> None:
+        """A large call is out: those that waited for it follow."""
+        with self._lining:
+            self._line.left(number, self._post)
+        self._on_drained()
 
     def withdraw(self, number: int) -> None:
         """Forget a call and tell the controller; from any thread."""
-        if self._pending.pop(number, None) is not None and self._error is None:
-            self._partial.pop(number, None)
-            self._post(encode(Kind.CANCEL, number))
+        if self._pending.pop(number, None) is None or self._error is not None:
+            return
+        self._partial.pop(number, None)
+        if self._line.leaving:
+            with self._lining:
+                if self._line.withdraw(number, self._post):
+                    return
+            if number in self._line.leaving:
+                self._call_soon(functools.partial(self._withdraw, number))
+                return
+        self._post(encode(Kind.CANCEL, number))
+
+    def _withdraw(self, number: int) -> None:
+        """Take back a call that is leaving, on the loop; if it is out by now, tell the controller."""
+        self._send_posted()
+        assert self._connection is not None
+        if not self._connection.withdraw(number):
+            self._connection.send_now(encode(Kind.CANCEL, number))
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -247,19 +308,23 @@ class Channel:
             self._connection.close(ConnectionLost("this client was closed"))
             await asyncio.shield(self._closed)
 
-    def _post(self, pieces: Sequence[Buffer]) -> None:
+    def _post(self, pieces: Sequence[Sendable]) -> None:
         """Send from whatever thread this is; many calls in a row wake the loop once."""
         self._posted.append(pieces)
         if not self._posting:
             self._posting = True
             try:
-                self._wake(self._send_posted)
-            except BaseException as error:
+                self._call_soon(self._send_posted)
+            except BaseException:
                 # Also Ctrl-C: the next call must wake the loop, or nothing would ever be sent again.
                 self._posting = False
-                if isinstance(error, RuntimeError):
-                    raise ConnectionLost("this client's event loop is closed") from None
                 raise
+
+    def _call_soon(self, callback: Callable[[], object]) -> None:
+        try:
+            self._wake(callback)
+        except RuntimeError:
+            raise ConnectionLost("this client's event loop is closed") from None
 
     def _send_posted(self) -> None:
         self._posting = False
@@ -309,6 +374,8 @@ class Channel:
             _, (future, _) = self._pending.popitem()
             _fail(future, ConnectionLost(str(self._error)))
         self._partial.clear()
+        with self._lining:
+            self._line.clear()
         self._on_drained()
         if not self._closed.done():
             self._closed.set_result(None)
@@ -409,11 +476,19 @@ class Client:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         await self.channel.aclose()
 
-    def _begin(self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Buffer] = ()) -> Handle:
+    def _begin(
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Buffer] = (),
+        targets: str | Sequence[int] | None = None,
+    ) -> Handle:
         """Call an operation; return the handle of its answer."""
         channel = self.channel
         handle = Handle(loop=channel.loop)
-        number = channel.call(operation, handle, finish, header=header, buffers=buffers)
+        number = channel.call(operation, handle, finish, header=header, buffers=buffers, targets=targets)
         handle.withdraw = lambda: channel.withdraw(number)
         return handle
 

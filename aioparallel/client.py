@@ -73,13 +73,20 @@ class Client:
             self._portal.run(self._channel.aclose())
 
     def _begin(
-        self, operation: str, finish: Finish, *, header: bytes = b"", buffers: Sequence[Any] = ()
+        self,
+        operation: str,
+        finish: Finish,
+        *,
+        header: bytes = b"",
+        buffers: Sequence[Any] = (),
+        targets: str | Sequence[int] | None = None,
     ) -> PendingResult:
         channel = self._channel
         if channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
-        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers))
+        number = channel.call(operation, pending, finish, header=header, buffers=buffers, targets=targets)
+        pending.sent(channel, number)
         return pending
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:

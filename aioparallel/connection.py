@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import select
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,17 +18,17 @@ from aioparallel.errors import (
     ProtocolError,
     to_plain,
 )
+from aioparallel.outbox import Outbox
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import Decoder, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-#: Pieces from this size on are written by themselves, uncopied, a slice at a time.
-LARGE = 65536
-SLICE = 2**20
+#: What is taken from the outbox in one turn of the loop at most, so many times: a fast reader must not keep us busy.
+TAKES = 4
 #: Seconds for which a thread that waits for one answer looks without sleeping; not with a single processor, which
 #: those who work on the answer need.
 SPIN = 0.0005 if (os.cpu_count() or 1) > 1 else 0.0
@@ -40,9 +39,10 @@ LINGER = 5.0
 class Connection(asyncio.BufferedProtocol):
     """One end of one connection.
 
-    Writes gather: what is sent during one turn of the loop leaves in one piece at its end. What a slow
-    reader does not take waits in the outbox; beyond `Limits.outbox` the connection is `congested`, and
-    whoever produces for it should pause until `on_drained`.
+    Writes gather: what is sent during one turn of the loop leaves in one piece at its end. Large messages, and what a
+    slow reader does not take, wait in the outbox; beyond `Limits.outbox` the connection is `congested`, and
+    whoever produces for it should pause until `on_drained`. The transport is given little in advance, so that small
+    frames need not wait for what is large.
 
     Args:
         make_handshake: Called when connected, with the asyncio transport; returns this end's handshake.
@@ -81,10 +81,9 @@ class Connection(asyncio.BufferedProtocol):
         self._decoder: Decoder | None = None
         self._transport: Any = None
         self._error: BaseException | None = None
-        self._out: list[Buffer] = []
-        self._slices: deque[memoryview] = deque()
-        self._size = 0
-        self._flushing = False
+        self._out: list[Sendable] = []
+        self._outbox = Outbox(limits)
+        self._flushing = self._draining = False
         self._paused = False
         self._stuck_since: tuple[float, int] | None = None
         self._closing = False
@@ -96,7 +95,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
-        return f"<Connection {state}, {self._size} bytes to write>"
+        return f"<Connection {state}, {self._outbox.size} bytes to write>"
 
     @property
     def session(self) -> Session:
@@ -111,7 +110,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Sending
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame (or several), given as pieces; it leaves at the end of this turn of the loop."""
         if self._closing:
             return
@@ -120,7 +119,7 @@ class Connection(asyncio.BufferedProtocol):
             self._flushing = True
             self._turn.due(self.flush)
 
-    def send_now(self, pieces: Iterable[Buffer]) -> None:
+    def send_now(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame (or several) without waiting for the end of the turn."""
         if not self._closing:
             self._out += pieces
@@ -140,46 +139,54 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert self._session is not None
         self._session.note_sent()
-        if max(map(len, pieces)) < LARGE:
-            gathered = b"".join(pieces)
-            if not self._slices and not self._paused:
-                self._transport.write(gathered)
+        if not self._outbox and not self._paused:
+            try:
+                self._transport.write(b"".join(pieces))  # type: ignore[arg-type]
                 return
-            self._slices.append(memoryview(gathered))
-            self._size += len(gathered)
-        else:
-            self._slice(pieces)
+            except TypeError:
+                pass  # a large message is among them
+        self._outbox.put(pieces)
         self._drain()
 
-    def _slice(self, pieces: list[Buffer]) -> None:
-        """Queue pieces some of which are large: those as slices of what they are, the rest joined."""
-        self._size += size_of(pieces)
-        small: list[Buffer] = []
-        for piece in pieces:
-            if len(piece) < LARGE:
-                small.append(piece)
-                continue
-            if small:
-                self._slices.append(memoryview(b"".join(small)))
-                small = []
-            view = memoryview(piece)
-            self._slices.extend(view[start : start + SLICE] for start in range(0, len(view), SLICE))
-        if small:
-            self._slices.append(memoryview(b"".join(small)))
+    def withdraw(self, number: int) -> bool:
+        """Take back a large message, given its id, and what would follow it under that id.
+
+        Returns:
+            Whether not all of it had left: then the far end never sees it.
+        """
+        self.flush()
+        dropped = self._outbox.drop(number)
+        if dropped:
+            self._drain()
+        return dropped
 
     def _drain(self) -> None:
         """Write what waits for as long as the transport takes it."""
-        while self._slices and not self._paused and not self._lost:
-            piece = self._slices.popleft()
-            self._size -= len(piece)
-            self._transport.write(piece)
-        if self._size > self.limits.outbox:
+        outbox = self._outbox
+        takes = 0
+        while outbox and not self._paused and not self._lost:
+            if takes == TAKES:
+                self._drain_on()
+                break
+            takes += 1
+            self._transport.writelines(outbox.take())
+        if outbox.excess > self.limits.outbox:
             self.congested = True
-        elif self.congested and self._size <= self.limits.outbox // 2:
+        elif self.congested and outbox.excess <= self.limits.outbox // 2:
             self.congested = False
             self.on_drained()
-        if self._closing and not self._slices:
+        if self._closing and not outbox:
             self._finish()
+
+    def _drain_on(self) -> None:
+        """Go on writing in the next turn of the loop."""
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drained)
+
+    def _drained(self) -> None:
+        self._draining = False
+        self._drain()
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
@@ -206,7 +213,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=SLICE)
+        self._transport.set_write_buffer_limits(high=self.limits.piece)
         try:
             handshake = self._make_handshake(transport)
         except Exception as error:
@@ -284,12 +291,15 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if not (alone and self._spin()) and not self._poll.poll(seconds * 1000):
                 return False
-            count = os.readv(self._descriptor, [self.get_buffer(-1)])
+            count = os.readv(self._descriptor, self._buffers())
         except OSError:
             return False
         if count:
             self.buffer_updated(count)
         return count > 0
+
+    def _buffers(self) -> list[memoryview]:
+        return [self.get_buffer(-1)] if self._decoder is None else self._decoder.get_buffers()
 
     def _spin(self) -> bool:
         """Look for something to read, for a moment, without sleeping; the seldomer the more often it was in vain."""
@@ -319,8 +329,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._out.clear()
-        self._slices.clear()
-        self._size = 0
+        self._outbox.clear()
+        if self._decoder is not None:
+            self._decoder.clear()
         self.on_lost(self._error or exc)
 
     # Ending
@@ -334,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = True
         if self._transport is None:
             return
-        if not self._slices:
+        if not self._outbox:
             self._finish()
         else:
             self._loop.call_later(LINGER, self.abort)

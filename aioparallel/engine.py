@@ -34,7 +34,7 @@ from aioparallel.errors import (
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
 from aioparallel.seat import Answer, Seat
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, NO_ENGINE, Buffer, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Limits, Sendable, Status, encode
 
 __all__ = ["Dial", "EngineHost", "Upstream"]
 
@@ -56,7 +56,7 @@ class Upstream(Protocol):
     congested: bool
     on_drained: Callable[[], None]
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces."""
         ...
 
@@ -311,7 +311,7 @@ class EngineHost:
 
     # The kernels' side: what a seat asks of its host
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames to the controller; what a congested one does not take keeps the kernels from being read."""
         upstream = self._upstream
         if upstream is None:

@@ -13,6 +13,7 @@ It speaks wire frames over one socket, with its host and nobody else; descriptor
 from __future__ import annotations
 
 import _thread
+import itertools
 import json
 import os
 import signal
@@ -29,7 +30,20 @@ from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.serialize import pack_error
 from aioparallel.shared import ANY, CANCELS, INTERRUPT, NONE, NOTE, RUNNING, OutputFile, Page
 from aioparallel.source import SYSTEM
-from aioparallel.wire import RESULT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, Status, encode, size_of
+from aioparallel.wire import (
+    RESULT_META,
+    Buffer,
+    Bulk,
+    Decoder,
+    Frame,
+    KernelCall,
+    Kind,
+    Limits,
+    Sendable,
+    Status,
+    encode,
+    size_of,
+)
 
 __all__ = ["Coroutines", "Interrupts", "Kernel", "main"]
 
@@ -41,8 +55,6 @@ LATE = 0.001
 FULL = 65536
 #: The thread that sends what is late ends after so many looks that found nothing.
 LOOKS = 20
-#: Most buffers that one `writev` takes (IOV_MAX is 1024 everywhere).
-VECTOR = 512
 #: Exit status when the user's code has closed the socket.
 EX_IOERR = 74
 
@@ -185,7 +197,8 @@ class Kernel:
         self._streak = 0
         # Answers that have not left; the lock is held to change and to send them, for a thread may do either.
         self._lock = _thread.allocate_lock()
-        self._out: list[Buffer] = []
+        self._out: list[Sendable] = []
+        self._streams = itertools.count()
         self._out_size = 0
         self._out_since = 0.0
         self._helping = False
@@ -214,7 +227,7 @@ class Kernel:
     def _read(self) -> bool:
         """Wait for bytes and take the frames in them; return False at the end."""
         try:
-            count = os.readv(self._wire, [self._decoder.get_buffer()])
+            count = os.readv(self._wire, self._decoder.get_buffers())
         except ConnectionResetError:
             return False
         for frame in self._decoder.buffer_updated(count):
@@ -278,14 +291,16 @@ class Kernel:
             self._interrupts.shut()
             return False, pack_error(error, engine_id=self._namespace.engine_id)
 
-    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Buffer]:
+    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Sendable]:
         stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))
         code, limit = Status.OK if good else Status.ERROR, self._limits.message
         try:
-            return encode(Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit)
+            return encode(
+                Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit, small=self._limits.small
+            )
         except MessageTooLarge as error:
             assert self._namespace is not None
             payload = pack_error(error, engine_id=self._namespace.engine_id)
@@ -293,7 +308,7 @@ class Kernel:
 
     # Answering
 
-    def _send(self, pieces: list[Buffer], *, gather: bool, now: float = 0.0) -> None:
+    def _send(self, pieces: list[Sendable], *, gather: bool, now: float = 0.0) -> None:
         """Send an answer now, or soon together with the next ones."""
         with self._lock:
             if not self._out:
@@ -313,9 +328,22 @@ class Kernel:
     def _flush_held(self) -> None:
         pieces, self._out, self._out_size = self._out, [], 0
         try:
-            _write(self._wire, pieces)
+            self._write(pieces)
         except ConnectionError:
             os._exit(0)  # the host is gone
+
+    def _write(self, pieces: list[Sendable]) -> None:
+        """Write all pieces: small ones in one copy, large messages a PIECE at a time, from where they are."""
+        small: list[Buffer] = []
+        for piece in pieces:
+            if not isinstance(piece, Bulk):
+                small.append(piece)
+                continue
+            for cut in piece.cut(next(self._streams), self._limits.piece):
+                _write(self._wire, [b"".join(small), *cut] if small else cut)
+                small = []
+        if small:
+            _write(self._wire, [b"".join(small)])
 
     def _start_helper(self) -> None:
         # Signals must reach the main thread, where the user's code is: the new thread blocks them from its birth.
@@ -356,17 +384,13 @@ class Kernel:
 
 
 def _write(wire: int, pieces: list[Buffer]) -> None:
-    """Write all pieces: small ones in one copy, large ones from where they are."""
-    if size_of(pieces) <= FULL:
-        pieces = [b"".join(pieces)]
-    start = 0
-    while start < len(pieces):
-        written = os.writev(wire, pieces[start : start + VECTOR])
-        while start < len(pieces) and written >= len(pieces[start]):
-            written -= len(pieces[start])
-            start += 1
+    """Write all pieces, which are few, from where they are."""
+    while pieces:
+        written = os.writev(wire, pieces)
+        while pieces and written >= len(pieces[0]):
+            written -= len(pieces.pop(0))
         if written:
-            pieces[start] = memoryview(pieces[start])[written:]
+            pieces[0] = memoryview(pieces[0])[written:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

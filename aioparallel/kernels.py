@@ -18,7 +18,7 @@ from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
 from aioparallel.process import Process
 from aioparallel.shared import CANCELS, INTERRUPT, NONE, RUNNING, OutputFile, Page
-from aioparallel.wire import Buffer, Frame, Kind, Limits, encode
+from aioparallel.wire import Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
 
@@ -90,7 +90,7 @@ class Kernel(ABC):
         """
 
     @abstractmethod
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces; never waits."""
 
     @abstractmethod
@@ -209,7 +209,7 @@ class ProcessKernel(Kernel):
             command += (f"--{name}", str(value))
         return command
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces; never waits."""
         if self._socket is not None:
             self._socket.send(pieces)

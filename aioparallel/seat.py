@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
 from aioparallel.process import describe_exit
-from aioparallel.wire import NO_ENGINE, Buffer, Frame, KernelCall, Kind, Status, encode
+from aioparallel.wire import NO_ENGINE, Frame, KernelCall, Kind, Sendable, Status, encode
 
 __all__ = ["Answer", "Deaths", "Seat", "SeatHost"]
 
@@ -35,7 +35,7 @@ class SeatHost(Protocol):
         """Whether the controller takes no more for now."""
         ...
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames to the controller."""
         ...
 
@@ -130,7 +130,7 @@ class Seat:
         self._worked = False
         self._why_broken = ""
         self._unanswered: dict[int, None] = {}
-        self._waiting: dict[int, list[Buffer]] = {}
+        self._waiting: dict[int, list[Sendable]] = {}
         self._restarts: list[Answer] = []
         self._stops: list[Answer] = []
         self._restarting = False
@@ -319,7 +319,7 @@ class Seat:
     # What the kernel says
 
     def _from_kernel(self, frames: list[Frame]) -> None:
-        pieces: list[Buffer] = []
+        pieces: list[Sendable] = []
         engine = NO_ENGINE if self.engine is None else self.engine
         for frame in frames:
             if frame.kind == Kind.RESULT:

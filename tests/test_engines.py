@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
+from pieces import flat
 
 from aioparallel import engines as module
 from aioparallel.engines import Engine, EngineLink, Roster
@@ -19,7 +21,7 @@ from aioparallel.wire import LAST, NO_ENGINE, Decoder, EngineCall, Frame, HostCa
 
 
 def frame(kind: int, number: int = 0, **about: Any) -> Frame:
-    [made] = Decoder(Limits()).feed(b"".join(map(bytes, encode(kind, number, **about))))
+    [made] = Decoder(Limits()).feed(flat(encode(kind, number, **about)))
     return made
 
 
@@ -28,10 +30,11 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self._decoder = Decoder(Limits())
+        self._streams = itertools.count()
         self.sent: list[Frame] = []
 
     def send(self, pieces: Any) -> None:
-        self.sent += self._decoder.feed(b"".join(map(bytes, pieces)))
+        self.sent += self._decoder.feed(flat(pieces, self._streams))
 
     def take(self) -> list[Frame]:
         sent, self.sent = self.sent, []

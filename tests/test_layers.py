@@ -31,7 +31,8 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {"errors", "events", "namespace", "proof", "queues", "scheduler", "handshake", "session", "wire"}
+SANS_IO = {"errors", "events", "namespace", "order", "outbox", "proof", "queues", "scheduler", "handshake", "session"}
+SANS_IO |= {"stream", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
