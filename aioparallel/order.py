@@ -123,4 +123,7 @@ class Line:
 
 
 def _meet(some: Engines, others: Engines) -> bool:
-    return some is None or others is None or not some.isdisjoint(others)
+    if some is None or others is None:
+        # All engines, and at least one.
+        return (some is None or bool(some)) and (others is None or bool(others))
+    return not some.isdisjoint(others)

@@ -263,7 +263,19 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "kernel", "namespace", "native", "serialize", "shared", "source", "wire"}
+KERNEL = {
+    "capture",
+    "errors",
+    "kernel",
+    "limits",
+    "namespace",
+    "native",
+    "serialize",
+    "shared",
+    "source",
+    "stream",
+    "wire",
+}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])
