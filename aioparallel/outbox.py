@@ -2,6 +2,7 @@
 
 Small frames go before large messages, which take turns, a piece at a time. Rules:
 
+* a large message begins when the small frames that were here before it have left: it overtakes nothing;
 * what has the id of a large message that is still here goes behind it, so that the last RESULT of a call stays last;
   so do a NOTICE about an engine behind what that engine sends, and a GOODBYE behind everything;
 * large messages of `Limits.outbox` bytes together are under way at once, and one that is larger by itself: memory is
@@ -27,12 +28,13 @@ Message: TypeAlias = "list[Buffer] | Bulk"
 
 
 class _Stream:
-    """A large message under way."""
+    """A large message, waiting or under way."""
 
-    __slots__ = ("bulk", "left", "number", "pieces")
+    __slots__ = ("after", "bulk", "left", "number", "pieces")
 
-    def __init__(self, bulk: Bulk) -> None:
+    def __init__(self, bulk: Bulk, after: int) -> None:
         self.bulk = bulk
+        self.after = after
         self.left = len(bulk)
         #: Its number, and its pieces that have not left, from when the first one leaves.
         self.number = -1
@@ -53,13 +55,15 @@ class Outbox:
         self.size = 0
         self._piece = limits.piece
         self._bound = limits.outbox
+        # Small frames, joined; and how many of these have been here, and have left.
         self._small: deque[bytes] = deque()
+        self._small_put = self._small_taken = 0
         self._under_way: deque[_Stream] = deque()
         self._numbers = 0
         # Those that have not begun: up to the bound, whose bytes under way are counted, and above it, one at a time.
-        self._large: deque[Bulk] = deque()
+        self._large: deque[_Stream] = deque()
         self._large_under_way = 0
-        self._huge: deque[Bulk] = deque()
+        self._huge: deque[_Stream] = deque()
         self._huge_under_way: _Stream | None = None
         #: For the id of each large message what has to go behind it.
         self._behind: dict[int, list[Message]] = {}
@@ -86,7 +90,7 @@ class Outbox:
             except TypeError:
                 pass  # a large message is among them
             else:
-                self._small.append(joined)
+                self._put_small(joined)
                 self.size += len(joined)
                 return
         self.size += size_of(pieces)
@@ -103,6 +107,8 @@ class Outbox:
             taken.append(frames)
             room -= len(frames)
             self.size -= len(frames)
+            self._small_taken += 1
+        self._begin()
         if self._under_way:
             stream = self._under_way.popleft()
             if stream.number < 0:
@@ -131,16 +137,16 @@ class Outbox:
                 self._under_way.remove(stream)
                 self.size -= stream.left
                 if stream.number >= 0:
-                    self._small.append(Bulk.dropped(stream.number))
+                    self._put_small(Bulk.dropped(stream.number))
                     self.size += HEAD.size
                 self._ended(stream)
                 return True
         for waiting in (self._large, self._huge):
-            for bulk in waiting:
-                if bulk.id == number:
-                    waiting.remove(bulk)
-                    self._forget(bulk)
-                    self._left(bulk)
+            for stream in waiting:
+                if stream.bulk.id == number:
+                    waiting.remove(stream)
+                    self.size -= stream.left
+                    self._left(stream.bulk)
                     return True
         return False
 
@@ -163,9 +169,14 @@ class Outbox:
             self._late.append(message)
         elif isinstance(message, Bulk):
             self._behind[number] = []
-            (self._large if len(message) <= self._bound else self._huge).append(message)
+            stream = _Stream(message, self._small_put)
+            (self._large if stream.left <= self._bound else self._huge).append(stream)
         else:
-            self._small.append(b"".join(message))
+            self._put_small(b"".join(message))
+
+    def _put_small(self, frames: bytes) -> None:
+        self._small.append(frames)
+        self._small_put += 1
 
     def _is_late(self, kind: int, engine: int) -> bool:
         if kind == Kind.GOODBYE:
@@ -174,18 +185,18 @@ class Outbox:
         return about_an_engine and any(bulk.engine == engine for bulk in self._bulks())
 
     def _bulks(self) -> Iterator[Bulk]:
-        return chain((stream.bulk for stream in self._under_way), self._large, self._huge)
+        return (stream.bulk for stream in chain(self._under_way, self._large, self._huge))
 
     def _begin(self) -> None:
         """Have as many large messages under way as may be."""
         while self._large and len(self._under_way) < STREAMS - 1:
-            if self._large_under_way + len(self._large[0]) > self._bound:
+            first = self._large[0]
+            if first.after > self._small_taken or self._large_under_way + first.left > self._bound:
                 break
-            bulk = self._large.popleft()
-            self._large_under_way += len(bulk)
-            self._under_way.append(_Stream(bulk))
-        if self._huge and self._huge_under_way is None:
-            self._huge_under_way = _Stream(self._huge.popleft())
+            self._large_under_way += first.left
+            self._under_way.append(self._large.popleft())
+        if self._huge and self._huge_under_way is None and self._huge[0].after <= self._small_taken:
+            self._huge_under_way = self._huge.popleft()
             self._under_way.append(self._huge_under_way)
 
     def _ended(self, stream: _Stream) -> None:

@@ -24,7 +24,7 @@ from aioparallel import connection as connection_module
 from aioparallel import dial, loops, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
-from aioparallel.connection import LINGER, Connection
+from aioparallel.connection import LINGER, TAKES, Connection
 from aioparallel.dial import connect
 from aioparallel.errors import (
     AccessDenied,
@@ -552,6 +552,88 @@ def test_order_of_what_is_small_is_kept_whatever_waits(jumping: Run) -> None:
         side.connection.resume_writing()
         assert b"".join(transport.pieces) == expected
         side.connection.connection_lost(None)
+
+    jumping(main())
+
+
+def test_a_fast_reader_does_not_keep_us_busy(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        transport = recorded(side)
+        side.connection.send(frame(1, 20 * PIECE))
+        side.connection.flush()
+        begun = size_of(transport.pieces)
+        assert begun <= (TAKES + 1) * PIECE
+        # What is sent meanwhile leaves in the next turn, and a connection that closes writes the rest.
+        side.connection.send(frame(2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [one.id for one in Decoder(LIMITS).feed(b"".join(transport.pieces))] == [2]
+        side.connection.close()
+        while not transport.ends:
+            await asyncio.sleep(0)
+        assert [one.id for one in Decoder(LIMITS).feed(b"".join(transport.pieces))] == [2, 1]
+        side.connection.connection_lost(None)
+
+    jumping(main())
+
+
+def test_one_large_message_is_no_congestion_and_two_are(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        recorded(side)
+        one = side.connection
+        one.pause_writing()
+        one.send(frame(1, 2 * LIMITS.outbox))
+        one.flush()
+        assert not one.congested
+        one.send(frame(2, 2 * LIMITS.outbox))
+        one.flush()
+        assert one.congested
+        assert one.withdraw(2)
+        assert (one.congested, side.drained) == (False, 1)
+        one.connection_lost(None)
+
+    jumping(main())
+
+
+def test_a_message_that_is_taken_back_is_never_seen(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        transport = recorded(side)
+        one = side.connection
+        one.send(frame(1, 20 * PIECE))
+        one.send(frame(3, 3 * PIECE))
+        assert one.withdraw(3)
+        assert not one.withdraw(3)
+        assert not one.withdraw(2)
+        assert one.withdraw(1)
+        one.send(frame(4, PIECE))
+        one.close()
+        while not transport.ends:
+            await asyncio.sleep(0)
+        decoder = Decoder(LIMITS)
+        assert [frame.id for frame in decoder.feed(b"".join(transport.pieces))] == [4]
+        assert repr(decoder) == "<Decoder 0 bytes waiting>"
+        one.connection_lost(None)
+        assert not one.withdraw(4)
+
+    jumping(main())
+
+
+def test_a_lost_connection_keeps_nothing_of_what_was_under_way(jumping: Run) -> None:
+    async def main() -> None:
+        async with house(limits=dataclasses.replace(LIMITS, piece=1000)) as there:
+            near = await there.dial()
+            far = there.sides[0]
+            near.connection.send(frame(1, 10 * PIECE))
+            near.connection.send(frame(2, 10 * PIECE))
+            while "under way" not in repr(far.connection.session.decoder):
+                await asyncio.sleep(0)
+            near.connection.abort()
+            await ended(near, far)
+            assert not near.connection._outbox
+            assert repr(far.connection.session.decoder) == "<Decoder 0 bytes waiting>"
 
     jumping(main())
 

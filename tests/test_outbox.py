@@ -104,6 +104,18 @@ def test_what_has_the_same_id_goes_behind() -> None:
     assert [one.id for one in played.arrived][:2] == [7, 6]
 
 
+def test_a_large_message_overtakes_nothing() -> None:
+    played = Played()
+    played.put(9, 1500)
+    for number in range(20):
+        played.put(number % 2, 80)
+    played.put(1, 120)
+    played.put(2, 2000)
+    order = played.take_all()
+    assert order.index(9) < 20
+    assert [number for number in order if number < 9] == [0, 1] * 10 + [1, 2]
+
+
 def test_a_notice_about_an_engine_goes_behind_what_it_sends() -> None:
     played = Played()
     played.put(1, 300, kind=Kind.RESULT, engine=4)
