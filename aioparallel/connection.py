@@ -80,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._session: Session | None = None
         self._decoder: Decoder | None = None
         self._transport: Any = None
+        self._gathers = False
         self._error: BaseException | None = None
         self._out: list[Sendable] = []
         self._outbox = Outbox(limits)
@@ -169,7 +170,11 @@ class Connection(asyncio.BufferedProtocol):
                 self._drain_on()
                 break
             takes += 1
-            self._transport.writelines(outbox.take())
+            if self._gathers:
+                self._transport.writelines(outbox.take())
+            else:
+                for piece in outbox.take():
+                    self._transport.write(piece)
         if outbox.excess > self.limits.outbox:
             self.congested = True
         elif self.congested and outbox.excess <= self.limits.outbox // 2:
@@ -214,6 +219,8 @@ class Connection(asyncio.BufferedProtocol):
         """Begin the handshake."""
         self._transport = transport
         self._transport.set_write_buffer_limits(high=self.limits.piece)
+        # The default joins the pieces, which copies them.
+        self._gathers = type(self._transport).writelines is not asyncio.WriteTransport.writelines
         try:
             handshake = self._make_handshake(transport)
         except Exception as error:
@@ -288,6 +295,8 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._descriptor is None or self._closing or not self._transport.is_reading():
             return False
+        if self._outbox or self._transport.get_write_buffer_size():
+            return False  # only the loop writes the rest
         try:
             if not (alone and self._spin()) and not self._poll.poll(seconds * 1000):
                 return False

@@ -402,7 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = {name.removeprefix("--"): int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     die_with_parent(options["parent"])
-    limits = Limits(message=options["message"], header=options["header"], output=options["output"])
+    limits = Limits(**{name: options[name] for name in ("message", "header", "piece", "output")})
     os.set_inheritable(options["fd"], False)
     page = Page(options["shared"])
     os.close(options["shared"])  # the memory stays

@@ -200,6 +200,7 @@ class ProcessKernel(Kernel):
             "parent": os.getpid(),
             "message": limits.message,
             "header": limits.header,
+            "piece": limits.piece,
             "output": limits.output,
         }
         # -u: C's stdio is unbuffered too; -P: no `''` on sys.path, so nothing in this directory hides a module of ours

@@ -114,9 +114,9 @@ class Outbox:
             if stream.number < 0:
                 stream.number, self._numbers = self._numbers, self._numbers + 1
                 stream.pieces = stream.bulk.cut(stream.number, self._piece)
-            piece = next(stream.pieces)
-            taken += piece
-            length = size_of(piece) - HEAD.size
+            head, *views = next(stream.pieces)
+            length = len(head) + size_of(views) - HEAD.size
+            taken = [b"".join((*taken, head)) if taken else head, *views]
             stream.left -= length
             self.size -= length
             if stream.left:

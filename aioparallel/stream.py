@@ -196,22 +196,20 @@ class Streams:
 
     Attributes:
         left: Bytes of the piece under way that have not arrived.
+        under_way: Those that are not whole yet, by their numbers.
     """
 
     def __init__(self, message: int, header: int) -> None:
         self.left = 0
         self._message = message
         self._header = header
-        self._under_way: dict[int, Assembly] = {}
+        self.under_way: dict[int, Assembly] = {}
         self._begun = 0
         self._number = 0
         self._last = False
 
-    def __len__(self) -> int:
-        return len(self._under_way)
-
     def __repr__(self) -> str:
-        return f"<Streams: {len(self)} under way>"
+        return f"<Streams: {len(self.under_way)} under way>"
 
     def begin(self, number: int, size: int, last: bool) -> None:
         """A piece of `size` bytes begins.
@@ -220,22 +218,22 @@ class Streams:
             ProtocolError: Its stream has ended, is not the next to begin, or is one too many; or the piece is empty.
         """
         if number == self._begun:
-            if len(self._under_way) == STREAMS:
+            if len(self.under_way) == STREAMS:
                 raise ProtocolError(f"more than {STREAMS} streams at once")
             self._begun += 1
-            self._under_way[number] = Assembly(self._message, self._header)
-        elif number not in self._under_way:
+            self.under_way[number] = Assembly(self._message, self._header)
+        elif number not in self.under_way:
             raise ProtocolError(f"a piece of stream {number}, which is not under way")
         if size:
             self.left, self._number, self._last = size, number, last
         elif last:
-            del self._under_way[number]
+            del self.under_way[number]
         else:
             raise ProtocolError("a piece of no bytes")
 
     def room(self) -> memoryview:
         """Return where the next bytes of the piece belong."""
-        return self._under_way[self._number].room()[: self.left]
+        return self.under_way[self._number].room()[: self.left]
 
     def landed(self, count: int) -> Assembly | None:
         """Take note that `count` bytes of the piece were put there; return the message if it is whole now.
@@ -243,7 +241,7 @@ class Streams:
         Raises:
             ProtocolError: They are no message, or the stream ends before it.
         """
-        assembly = self._under_way[self._number]
+        assembly = self.under_way[self._number]
         assembly.landed(count)
         return self._went_on(assembly, count)
 
@@ -253,14 +251,14 @@ class Streams:
         Raises:
             ProtocolError: As `landed`.
         """
-        assembly = self._under_way[self._number]
+        assembly = self.under_way[self._number]
         assembly.take(data)
         return self._went_on(assembly, len(data))
 
     def clear(self) -> None:
         """Forget what is under way, and its memory."""
         self.left = 0
-        self._under_way.clear()
+        self.under_way.clear()
 
     def _went_on(self, assembly: Assembly, count: int) -> Assembly | None:
         self.left -= count
@@ -270,4 +268,4 @@ class Streams:
             raise ProtocolError("a stream that ends before its message")
         if not self._last:
             raise ProtocolError("a stream that goes on beyond its message")
-        return self._under_way.pop(self._number)
+        return self.under_way.pop(self._number)

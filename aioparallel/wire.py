@@ -67,6 +67,8 @@ RESULT_META = struct.Struct("<ddI")
 #: Bytes that are read at once; from `DIRECT` on they are read into their place, if that is known.
 CHUNK = 262144
 DIRECT = 16384
+#: Buffers below this leave in one with the head before them.
+TOGETHER = 4096
 NO_ENGINE = 0xFFFF
 #: Flag of the last RESULT that answers a CALL: with several targets each engine answers for itself.
 LAST = 1
@@ -141,14 +143,17 @@ class Bulk:
         return self._size
 
     def cut(self, number: int, size: int) -> Iterator[list[Buffer]]:
-        """Yield its PIECEs, each as pieces to send: views of the buffers behind a head.
+        """Yield its PIECEs, each as pieces to send: a head, with what is small behind it, and views of the buffers.
 
         Args:
             number: The number of the stream.
             size: The most bytes in a PIECE.
         """
         for views, last in cut(self._buffers, size):
-            yield [_piece_head(number, size_of(views), last), *views]
+            head: list[Buffer] = [_piece_head(number, size_of(views), last)]
+            while len(views) > 1 and len(views[0]) < TOGETHER:
+                head.append(views.pop(0))
+            yield [b"".join(head), *views]
 
     @staticmethod
     def dropped(number: int) -> bytes:
@@ -321,7 +326,7 @@ class Decoder:
         self._direct = 0
 
     def __repr__(self) -> str:
-        return f"<Decoder {self._filled} bytes waiting{f', {self._streams!r}' if self._streams else ''}>"
+        return f"<Decoder {self._filled} bytes waiting{f', {self._streams!r}' if self._streams.under_way else ''}>"
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes belong; never empty."""
@@ -331,6 +336,9 @@ class Decoder:
             if self._direct >= DIRECT:
                 return room
         self._direct = 0
+        if self._streams.under_way and not self._filled:
+            # The next head, and little of what is behind it: the rest is read straight into its place.
+            return self._view[:DIRECT]
         return self._view[self._filled :]
 
     def get_buffers(self) -> list[memoryview]:

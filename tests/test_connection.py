@@ -39,7 +39,7 @@ from aioparallel.identity import Identity
 from aioparallel.private import Secret
 from aioparallel.source import SYSTEM
 from aioparallel.transports import Gate, Slot
-from aioparallel.wire import PIECE, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import PIECE, TOGETHER, Decoder, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -450,10 +450,6 @@ class Recorder(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.pieces.append(data)
 
-    def writelines(self, list_of_data: Any) -> None:
-        for data in list_of_data:
-            self.write(data)
-
     def get_write_buffer_size(self) -> int:
         return self.waiting
 
@@ -528,7 +524,7 @@ def test_large_pieces_are_not_copied(jumping: Run) -> None:
         arrived = Decoder(LIMITS).feed(b"".join(transport.pieces))
         assert [(one.id, size_of(one.buffers)) for one in arrived] == [(2, 0), (1, 1000 + len(large) + 4)]
         views = [piece for piece in transport.pieces if isinstance(piece, memoryview) and piece.obj is large]
-        assert sum(map(len, views)) == len(large)
+        assert sum(map(len, views)) > len(large) - TOGETHER
         assert all(len(piece) <= PIECE for piece in transport.pieces)
         side.connection.connection_lost(None)
 

@@ -38,7 +38,7 @@ def far_end(controller: Controller, near: Any) -> Connection:
 def under_way(connection: Connection) -> int:
     """Return how many large messages are arriving on a connection."""
     assert connection._decoder is not None
-    return len(connection._decoder._streams)
+    return len(connection._decoder._streams.under_way)
 
 
 async def until(condition: Callable[[], object]) -> None:

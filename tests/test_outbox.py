@@ -269,7 +269,7 @@ def test_whatever_is_sent_arrives_once_and_what_has_an_id_in_order(random: Rando
                 dropped.add(number)
         else:
             played.take()
-        assert len(played.decoder._streams) < STREAMS
+        assert len(played.decoder._streams.under_way) < STREAMS
         assert (played.outbox.size == 0) == (not played.outbox)
         assert played.outbox.excess <= played.outbox.size
     played.take_all()

@@ -120,10 +120,10 @@ def test_buffers_are_sent_as_they_are() -> None:
     assert encode(Kind.CALL, buffers=[small])[-1] is small
     [bulk] = encode(Kind.CALL, 7, buffers=[large], engine=3)
     assert isinstance(bulk, Bulk)
-    [[head, long_head, view]] = bulk.cut(0, PIECE)
+    [[head, view]] = bulk.cut(0, PIECE)
     assert isinstance(view, memoryview)
     assert view.obj is large
-    assert len(bulk) == len(long_head) + len(view) == HEAD.unpack(head)[0]
+    assert len(bulk) == len(head) - HEAD.size + len(view) == HEAD.unpack_from(head)[0]
     assert (bulk.kind, bulk.id, bulk.engine) == (Kind.CALL, 7, 3)
 
 
