@@ -342,7 +342,8 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             call["kept"] = True
         command, names = (*self._before, verb, *arguments), self._before + NAMES[verb]
         buffers = serializer().pack(command, name=names, rebind=rebind)
-        pending = self._begin(self._operation, finish, header=json.dumps(call).encode(), buffers=buffers, watch=watch)
+        header = json.dumps(call).encode()
+        pending = self._begin(self._operation, finish, header=header, buffers=buffers, watch=watch, targets=chosen_ones)
         pending.targets, pending.bare = order, bare
         return pending
 
@@ -369,6 +370,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         pack = serializer().pack
         calls = [
             (
+                target,
                 json.dumps({"targets": [target]} | about).encode(),
                 pack((verb, *each), name=NAMES[verb]),
             )

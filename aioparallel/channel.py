@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import platform
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -33,11 +34,26 @@ from aioparallel.errors import (
 )
 from aioparallel.handle import Handle
 from aioparallel.memory import Pool, Segment
+from aioparallel.order import Line
 from aioparallel.output import Watch
 from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
-from aioparallel.wire import LAST, TRIED, Buffer, Frame, Kind, Limits, News, Status, encode, encode_shared, size_of
+from aioparallel.wire import (
+    LAST,
+    TRIED,
+    Buffer,
+    Bulk,
+    Frame,
+    Kind,
+    Limits,
+    News,
+    Sendable,
+    Status,
+    encode,
+    encode_shared,
+    size_of,
+)
 
 __all__ = [
     "Channel",
@@ -129,8 +145,8 @@ class Channel:
         self.steps = 0
         self.session = ""
         self._limits = limits
-        # What is no larger needs no further look.
-        self._small = min(limits.message, limits.header, limits.share or limits.message)
+        # What is no larger leaves as one frame, and needs no look at its header.
+        self._largest = min(limits.message, limits.header, limits.small)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self.wall = source.wall
@@ -144,8 +160,11 @@ class Channel:
         #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
         self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
         self.on_engines: list[Callable[[list[int]], object]] = []
-        self._posted: deque[Sequence[Buffer]] = deque()
+        self._posted: deque[Sequence[Sendable]] = deque()
         self._posting = False
+        # Calls that leave, and those that wait for them; any thread may look, and who changes it holds the lock.
+        self._line = Line()
+        self._lining = threading.Lock()
         self._connection: Connection | None = None
         self._error: ParallelError | None = None
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -213,7 +232,9 @@ class Channel:
     @property
     def congested(self) -> bool:
         """Whether the controller takes no more for now."""
-        return self._error is None and self._connection is not None and self._connection.congested
+        if self._error is not None or self._connection is None:
+            return False
+        return self._connection.congested or self._line.size > self._limits.outbox
 
     async def drained(self) -> None:
         """Wait until the controller takes more."""
@@ -235,6 +256,7 @@ class Channel:
         header: bytes = b"",
         buffers: Sequence[Buffer] = (),
         watch: Watch | None = None,
+        targets: str | Sequence[int] | None = None,
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
 
@@ -245,6 +267,8 @@ class Channel:
             header: What it carries for the controller.
             buffers: What it carries for engines.
             watch: What is told what it writes; the header asks the controller to tell us.
+            targets: Engine ids, or "all": the call does not overtake an earlier one to the same engines that is
+                large and still leaving. None: it may overtake any.
 
         Returns:
             The call's number, for `withdraw`.
@@ -259,10 +283,12 @@ class Channel:
             known = ", ".join(self._codes) or "none"
             raise OperationError(f"{self.capability.interface!r} has no operation {operation!r}; it has {known}")
         number = next(self._numbers)
-        if len(buffers) == 1 and len(buffers[0]) + len(header) < self._small:
+        if len(buffers) == 1 and len(buffers[0]) + len(header) < self._largest:
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers)
+            large = False
         else:
             pieces = self._encode(number, code, header, buffers)
+            large = type(pieces[0]) is Bulk
         future.submitted = self.wall()
         self._pending[number] = future, finish
         if watch is not None:
@@ -272,21 +298,39 @@ class Channel:
             self._pending.pop(number, None)
             self._watched.pop(number, None)
             raise self._error
-        self._post(pieces)
+        if large or (targets is not None and self._line.leaving):
+            with self._lining:
+                if self._line.enter(number, targets, pieces):
+                    self._post(pieces)
+        else:
+            self._post(pieces)
         return number
 
-    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Buffer]:
-        """Return a call's frame; a large payload stays in shared memory if the controller can open that."""
-        if len(header) > self._limits.header:
-            text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {self._limits.header:,}"
+    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
+        """Return a call as what is sent; a large payload stays in shared memory if the controller can open that."""
+        limits = self._limits
+        if len(header) > limits.header:
+            text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {limits.header:,}"
             raise MessageTooLarge(f"{text} (Limits.header)")
         assert self._connection is not None
-        if self._connection.shares and self._limits.share <= size_of(buffers) <= self._limits.message:
+        if self._connection.shares and limits.share <= size_of(buffers) <= limits.message:
             loan = self._pool.lend(buffers)
             if loan is not None:
                 self._lent[number] = loan[0]
                 return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
-        return encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._limits.message)
+        pieces = encode(
+            Kind.CALL, number, code=code, header=header, buffers=buffers, limit=limits.message, small=limits.small
+        )
+        for piece in pieces:
+            if isinstance(piece, Bulk):
+                piece.sent = functools.partial(self._left, number)
+        return pieces
+
+    def _left(self, number: int) -> None:
+        """A large call is out: those that waited for it follow."""
+        with self._lining:
+            self._line.left(number, self._post)
+        self._on_drained()
 
     def withdraw(self, number: int | tuple[int, ...]) -> None:
         """Forget a call, or the several that are one (`joint`), and tell the controller; from any thread."""
@@ -295,9 +339,27 @@ class Channel:
                 self._pool.give_up(segment)
             if self._pending.pop(each, None) is not None and self._error is None:
                 self._partial.pop(each, None)
-                self._post(encode(Kind.CANCEL, each))
                 if self._watched and (watch := self._watched.pop(each, None)) is not None:
                     self._wake(watch.end)
+                self._take_back_call(each)
+
+    def _take_back_call(self, number: int) -> None:
+        """Have a call not leave any more, or tell the controller that it is no longer wanted."""
+        if self._line.leaving:
+            with self._lining:
+                if self._line.withdraw(number, self._post):
+                    return
+            if number in self._line.leaving:
+                self._call_soon(functools.partial(self._withdraw, number))
+                return
+        self._post(encode(Kind.CANCEL, number))
+
+    def _withdraw(self, number: int) -> None:
+        """Take back a call that is leaving, on the loop; if it is out by now, tell the controller."""
+        self._send_posted()
+        assert self._connection is not None
+        if not self._connection.withdraw(number):
+            self._connection.send_now(encode(Kind.CANCEL, number))
 
     def watch(self, number: int | tuple[int, ...], future: Any) -> Watch:
         """Return the watch of a call (or of several that are one) whose answer settles, or has settled, `future`.
@@ -357,19 +419,23 @@ class Channel:
             self._connection.close(ConnectionLost("this client was closed"))
             await asyncio.shield(self._closed)
 
-    def _post(self, pieces: Sequence[Buffer]) -> None:
+    def _post(self, pieces: Sequence[Sendable]) -> None:
         """Send from whatever thread this is; many calls in a row wake the loop once."""
         self._posted.append(pieces)
         if not self._posting:
             self._posting = True
             try:
-                self._wake(self._send_posted)
-            except BaseException as error:
+                self._call_soon(self._send_posted)
+            except BaseException:
                 # Also Ctrl-C: the next call must wake the loop, or nothing would ever be sent again.
                 self._posting = False
-                if isinstance(error, RuntimeError):
-                    raise ConnectionLost("this client's event loop is closed") from None
                 raise
+
+    def _call_soon(self, callback: Callable[[], object]) -> None:
+        try:
+            self._wake(callback)
+        except RuntimeError:
+            raise ConnectionLost("this client's event loop is closed") from None
 
     def _send_posted(self) -> None:
         self._posting = False
@@ -464,6 +530,8 @@ class Channel:
         self._partial.clear()
         self._lent.clear()
         self._pool = Pool(0)
+        with self._lining:
+            self._line.clear()
         while self._watched:
             self._watched.popitem()[1].end()
         self._on_drained()
@@ -588,11 +656,13 @@ class Client:
         header: bytes = b"",
         buffers: Sequence[Buffer] = (),
         watch: Watch | None = None,
+        targets: str | Sequence[int] | None = None,
     ) -> Handle:
         """Call an operation; return the handle of its answer."""
         channel = self.channel
         handle = Handle(loop=channel.loop)
-        handle.sent(channel, channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch))
+        number = channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch, targets=targets)
+        handle.sent(channel, number)
         return handle
 
     def _deliver(self, handle: Any, block: bool | None) -> Any:

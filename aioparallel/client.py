@@ -98,12 +98,14 @@ class Client:
         header: bytes = b"",
         buffers: Sequence[Any] = (),
         watch: Watch | None = None,
+        targets: str | Sequence[int] | None = None,
     ) -> PendingResult:
         channel = self._channel
         if channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
-        pending.sent(channel, channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch))
+        number = channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch, targets=targets)
+        pending.sent(channel, number)
         return pending
 
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
@@ -165,7 +167,7 @@ class MultiEngineClient(MultiEngineCalls, Client):
         self,
         operation: str,
         finish: Finish,
-        calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+        calls: Sequence[tuple[int, bytes, Sequence[Buffer]]],
         watch: Watch | None = None,
     ) -> PendingResult:
         """Call an operation several times as one; return the result of all the answers."""

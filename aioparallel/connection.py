@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import select
-from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,17 +20,17 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.memory import Handover, Segment, span
+from aioparallel.outbox import Outbox
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import NO_ENGINE, SHARED, Decoder, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-#: Pieces from this size on are written by themselves, uncopied, a slice at a time.
-LARGE = 65536
-SLICE = 2**20
+#: What is taken from the outbox in one turn of the loop at most, so many times: a fast reader must not keep us busy.
+TAKES = 4
 #: Seconds for which a thread that waits for one answer looks without sleeping; not with a single processor, which
 #: those who work on the answer need.
 SPIN = 0.0005 if (os.cpu_count() or 1) > 1 else 0.0
@@ -42,9 +41,10 @@ LINGER = 5.0
 class Connection(asyncio.BufferedProtocol):
     """One end of one connection.
 
-    Writes gather: what is sent during one turn of the loop leaves in one piece at its end. What a slow
-    reader does not take waits in the outbox; beyond `Limits.outbox` the connection is `congested`, and
-    whoever produces for it should pause until `on_drained`.
+    Writes gather: what is sent during one turn of the loop leaves in one piece at its end. Large messages, and what a
+    slow reader does not take, wait in the outbox; beyond `Limits.outbox` the connection is `congested`, and
+    whoever produces for it should pause until `on_drained`. The transport is given little in advance, so that small
+    frames need not wait for what is large.
 
     Args:
         make_handshake: Called when connected, with the asyncio transport; returns this end's handshake.
@@ -82,11 +82,11 @@ class Connection(asyncio.BufferedProtocol):
         self._session: Session | None = None
         self._decoder: Decoder | None = None
         self._transport: Any = None
+        self._gathers = False
         self._error: BaseException | None = None
-        self._out: list[Buffer] = []
-        self._slices: deque[memoryview] = deque()
-        self._size = 0
-        self._flushing = False
+        self._out: list[Sendable] = []
+        self._outbox = Outbox(limits)
+        self._flushing = self._draining = False
         self._paused = False
         self._stuck_since: tuple[float, int] | None = None
         self._closing = False
@@ -102,7 +102,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
-        return f"<Connection {state}, {self._size} bytes to write>"
+        return f"<Connection {state}, {self._outbox.size} bytes to write>"
 
     @property
     def session(self) -> Session:
@@ -122,7 +122,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Sending
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame (or several), given as pieces; it leaves at the end of this turn of the loop."""
         if self._closing:
             return
@@ -131,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
             self._flushing = True
             self._turn.due(self.flush)
 
-    def send_now(self, pieces: Iterable[Buffer]) -> None:
+    def send_now(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame (or several) without waiting for the end of the turn."""
         if not self._closing:
             self._out += pieces
@@ -139,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def forward(
         self, frame: Frame, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE
-    ) -> list[Buffer]:
+    ) -> list[Sendable]:
         """Return what passes a frame on, as pieces to send here (`Frame.forward`).
 
         The segment of a RESULT is held until the far end does; that of a command whoever sends it must hold until the
@@ -178,51 +178,63 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert self._session is not None
         self._session.note_sent()
-        if max(map(len, pieces)) < LARGE:
-            gathered = b"".join(pieces)
-            if not self._slices and not self._paused:
-                self._transport.write(gathered)
+        if not self._outbox and not self._paused:
+            try:
+                self._transport.write(b"".join(pieces))  # type: ignore[arg-type]
                 return
-            self._slices.append(memoryview(gathered))
-            self._size += len(gathered)
-        else:
-            self._slice(pieces)
+            except TypeError:
+                pass  # a large message is among them
+        self._outbox.put(pieces)
         self._drain()
 
-    def _slice(self, pieces: list[Buffer]) -> None:
-        """Queue pieces some of which are large: those as slices of what they are, the rest joined."""
-        self._size += size_of(pieces)
-        small: list[Buffer] = []
-        for piece in pieces:
-            if len(piece) < LARGE:
-                small.append(piece)
-                continue
-            if small:
-                self._slices.append(memoryview(b"".join(small)))
-                small = []
-            view = memoryview(piece)
-            self._slices.extend(view[start : start + SLICE] for start in range(0, len(view), SLICE))
-        if small:
-            self._slices.append(memoryview(b"".join(small)))
+    def withdraw(self, number: int) -> bool:
+        """Take back a large message, given its id, and what would follow it under that id.
+
+        Returns:
+            Whether not all of it had left: then the far end never sees it.
+        """
+        self.flush()
+        dropped = self._outbox.drop(number)
+        if dropped:
+            self._drain()
+        return dropped
 
     def _drain(self) -> None:
         """Write what waits for as long as the transport takes it."""
-        while self._slices and not self._paused and not self._lost:
-            piece = self._slices.popleft()
-            self._size -= len(piece)
-            self._transport.write(piece)
+        outbox = self._outbox
+        takes = 0
+        while outbox and not self._paused and not self._lost:
+            if takes == TAKES:
+                self._drain_on()
+                break
+            takes += 1
+            if self._gathers:
+                self._transport.writelines(outbox.take())
+            else:
+                for piece in outbox.take():
+                    self._transport.write(piece)
         self._weigh()
-        if self._closing and not self._slices:
+        if self._closing and not outbox:
             self._finish()
 
     def _weigh(self) -> None:
         """Find out whether too much waits for the far end."""
-        waiting = self._size + self._lent_size
+        waiting = self._outbox.excess + self._lent_size
         if waiting > self.limits.outbox:
             self.congested = True
         elif self.congested and waiting <= self.limits.outbox // 2:
             self.congested = False
             self.on_drained()
+
+    def _drain_on(self) -> None:
+        """Go on writing in the next turn of the loop."""
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drained)
+
+    def _drained(self) -> None:
+        self._draining = False
+        self._drain()
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
@@ -249,7 +261,9 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=SLICE)
+        self._transport.set_write_buffer_limits(high=self.limits.piece)
+        # The default joins the pieces, which copies them.
+        self._gathers = type(self._transport).writelines is not asyncio.WriteTransport.writelines
         try:
             handshake = self._make_handshake(transport)
         except Exception as error:
@@ -353,15 +367,20 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self._descriptor is None or self._closing or not self._transport.is_reading():
             return False
+        if self._outbox or self._transport.get_write_buffer_size():
+            return False  # only the loop writes the rest
         try:
             if not (alone and self._spin()) and not self._poll.poll(seconds * 1000):
                 return False
-            count = os.readv(self._descriptor, [self.get_buffer(-1)])
+            count = os.readv(self._descriptor, self._buffers())
         except OSError:
             return False
         if count:
             self.buffer_updated(count)
         return count > 0
+
+    def _buffers(self) -> list[memoryview]:
+        return [self.get_buffer(-1)] if self._decoder is None else self._decoder.get_buffers()
 
     def _spin(self) -> bool:
         """Look for something to read, for a moment, without sleeping; the seldomer the more often it was in vain."""
@@ -391,9 +410,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._out.clear()
-        self._slices.clear()
+        self._outbox.clear()
+        if self._decoder is not None:
+            self._decoder.clear()
         self._lent.clear()
-        self._size = self._lent_size = 0
+        self._lent_size = 0
         self.on_lost(self._error or exc)
 
     # Ending
@@ -407,7 +428,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = True
         if self._transport is None:
             return
-        if not self._slices:
+        if not self._outbox:
             self._finish()
         else:
             self._loop.call_later(LINGER, self.abort)

@@ -34,7 +34,7 @@ from aioparallel.errors import (
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
 from aioparallel.seat import Answer, Seat
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, NO_ENGINE, Buffer, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Limits, Sendable, Status, encode
 
 __all__ = ["Dial", "EngineHost", "Upstream"]
 
@@ -56,11 +56,11 @@ class Upstream(Protocol):
     congested: bool
     on_drained: Callable[[], None]
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces."""
         ...
 
-    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Sendable]:
         """Return what passes a frame on, as pieces to send."""
         ...
 
@@ -327,7 +327,7 @@ class EngineHost:
 
     # The kernels' side: what a seat asks of its host
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames to the controller; what a congested one does not take keeps the kernels from being read."""
         upstream = self._upstream
         if upstream is None:
@@ -338,7 +338,7 @@ class EngineHost:
             for seat in self._seats:
                 seat.pause_reading()
 
-    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Sendable]:
         """Return what passes a frame in shared memory on to the controller, as pieces to send."""
         upstream = self._upstream
         return [] if upstream is None else upstream.forward(frame, kind, number, code=code, engine=engine)

@@ -174,14 +174,11 @@ class Engine:
 
     def finished(self, frame: Frame) -> None:
         """Take the answer to a command."""
-        command = self._under_way.pop(frame.id, None)
+        command = self._under_way.get(frame.id)
         if command is None:
             logger.debug("engine %d answered command %d, which nobody waits for", self.id, frame.id)
             return
-        if self._under_way:
-            self._since = self._loop.time()
-        else:
-            self._exclusive = False
+        self._remove(frame.id)
         withdrawn = bool(self._withdrawn) and frame.id in self._withdrawn
         if withdrawn:
             self._withdrawn.remove(frame.id)
@@ -224,14 +221,31 @@ class Engine:
             return
         for number, under_way in self._under_way.items():
             if under_way is command:
-                self._withdrawn.add(number)
-                self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
+                self._withdraw(number, command)
                 return
         client = command.client
         held = self._held.get(client, self._queue)
         held.cancel(command)
         if held is not self._queue and not len(held):
             del self._held[client]
+
+    def _withdraw(self, number: int, command: Command) -> None:
+        """Withdraw a command that was sent: what its host has not seen all of, it never will."""
+        if command.payload.is_large and self._link.connection.withdraw(number):
+            command.cancelled = True
+            self._remove(number)
+            self.pump()
+        else:
+            self._withdrawn.add(number)
+            self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
+
+    def _remove(self, number: int) -> None:
+        """A command is under way no more."""
+        del self._under_way[number]
+        if self._under_way:
+            self._since = self._loop.time()
+        else:
+            self._exclusive = False
 
     def clear(self, wanted: Callable[[Command], bool] | None = None) -> int:
         """Fail what waits here with `QueueCleared`; return how many."""

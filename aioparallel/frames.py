@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from aioparallel.errors import ProtocolError
 from aioparallel.turn import Turn
-from aioparallel.wire import SHARED, Buffer, Decoder, Frame, Limits, size_of
+from aioparallel.wire import SHARED, Buffer, Bulk, Decoder, Frame, Limits, Sendable, size_of
 
 __all__ = ["FrameSocket"]
 
-#: Pieces from this size on are written from where they are; smaller ones are joined.
-LARGE = 65536
 #: Most pieces that one `sendmsg` is given.
 VECTOR = 64
 
@@ -40,13 +39,19 @@ class FrameSocket:
     ) -> None:
         self._socket = connected
         self._socket.setblocking(False)
+        self._descriptor = connected.fileno()
         self._decoder = Decoder(limits)
         self._on_frames = on_frames
         self._on_end = on_end
         self._on_shared = on_shared
         self._loop = asyncio.get_running_loop()
         self._turn = Turn.of_running_loop()
-        self._out: list[Buffer] = []
+        self._piece = limits.piece
+        self._streams = 0
+        self._out: list[Sendable] = []
+        # What has been sent, small frames joined; and what of it is being written.
+        self._queue: deque[bytes | Bulk] = deque()
+        self._bulk: Iterator[list[Buffer]] = iter(())
         self._waiting: deque[Buffer] = deque()
         self._flushing = False
         self._reading = False
@@ -55,9 +60,10 @@ class FrameSocket:
         self.resume_reading()
 
     def __repr__(self) -> str:
-        return f"<FrameSocket {'closed' if self._closed else 'open'}, {len(self._waiting)} pieces to write>"
+        pieces = len(self._queue) + len(self._waiting)
+        return f"<FrameSocket {'closed' if self._closed else 'open'}, {pieces} pieces to write>"
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames; they leave at the end of this turn of the loop."""
         if self._closed:
             return
@@ -85,11 +91,18 @@ class FrameSocket:
             self._closed = True
             if self._waiting:
                 self._loop.remove_writer(self._socket)
+            self._forget()
+            self._decoder.clear()
             self._socket.close()
+
+    def _forget(self) -> None:
+        self._queue.clear()
+        self._waiting.clear()
+        self._bulk = iter(())
 
     def _read(self) -> None:
         try:
-            count = self._socket.recv_into(self._decoder.get_buffer())
+            count = os.readv(self._descriptor, self._decoder.get_buffers())
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -120,17 +133,18 @@ class FrameSocket:
         pieces, self._out = self._out, []
         if self._closed:
             return
-        waited = bool(self._waiting)
         small: list[Buffer] = []
         for piece in pieces:
-            if len(piece) < LARGE:
+            if not isinstance(piece, Bulk):
                 small.append(piece)
                 continue
-            self._waiting += (b"".join(small), piece) if small else (piece,)
-            small = []
+            if small:
+                self._queue.append(b"".join(small))
+                small = []
+            self._queue.append(piece)
         if small:
-            self._waiting.append(b"".join(small))
-        if not waited:
+            self._queue.append(b"".join(small))
+        if not self._waiting:
             self._write()
             if self._waiting and not self._closed:
                 self._loop.add_writer(self._socket, self._write_on)
@@ -140,8 +154,25 @@ class FrameSocket:
         if not self._waiting and not self._closed:
             self._loop.remove_writer(self._socket)
 
+    def _fill(self) -> None:
+        """Have enough to write for one `sendmsg`: a large message is cut as it is written."""
+        while len(self._waiting) < VECTOR:
+            piece = next(self._bulk, None)
+            if piece is not None:
+                self._waiting += piece
+            elif not self._queue:
+                return
+            else:
+                first = self._queue.popleft()
+                if isinstance(first, Bulk):
+                    self._bulk = first.cut(self._streams, self._piece)
+                    self._streams += 1
+                else:
+                    self._waiting.append(first)
+
     def _write(self) -> None:
         waiting = self._waiting
+        self._fill()
         while waiting:
             pieces = [waiting[index] for index in range(min(VECTOR, len(waiting)))]
             try:
@@ -150,7 +181,7 @@ class FrameSocket:
                 return
             except OSError:
                 # The other end is gone; what it said last is still to be read, and tells the end by itself.
-                waiting.clear()
+                self._forget()
                 return
             whole = written == size_of(pieces)
             while waiting and written >= len(waiting[0]):
@@ -159,3 +190,4 @@ class FrameSocket:
                 waiting[0] = memoryview(waiting[0])[written:]
             if not whole:
                 return
+            self._fill()

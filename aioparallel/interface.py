@@ -27,7 +27,7 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.events import Monitor
-from aioparallel.wire import LAST, NO_ENGINE, TRIED, Buffer, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, NO_ENGINE, TRIED, Frame, Kind, Limits, Sendable, Status, encode
 
 if TYPE_CHECKING:
     from aioparallel.capability import Grant
@@ -216,6 +216,7 @@ class ClientProxy:
                 except Exception as error:
                     self._failed(frame.id, name, error)
             elif frame.kind == Kind.CANCEL:
+                self.connection.withdraw(frame.id)
                 call = self.calls.pop(frame.id, None)
                 if call is not None:
                     call.withdraw()
@@ -224,7 +225,7 @@ class ClientProxy:
             elif frame.kind not in (Kind.BEAT, Kind.GOODBYE):
                 raise ProtocolError(f"a client sent {frame!r}")
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame."""
         self.connection.send(pieces)
 

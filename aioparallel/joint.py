@@ -66,7 +66,7 @@ def call_each(
     operation: str,
     future: Future,
     finish: Finish,
-    calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+    calls: Sequence[tuple[int, bytes, Sequence[Buffer]]],
     watch: Watch | None = None,
 ) -> tuple[int, ...]:
     """Call an operation once for each of `calls`; the answers to all of them settle `future`. From any thread.
@@ -76,7 +76,7 @@ def call_each(
         operation: The operation.
         future: What to settle.
         finish: Makes the value of the RESULT frames that answered, those of all calls.
-        calls: Header and buffers of each.
+        calls: Engine, header and buffers of each.
         watch: Who watches what they write.
 
     Returns:
@@ -87,14 +87,17 @@ def call_each(
         MessageTooLarge: Nothing was sent, of none of them.
         ConnectionLost: The connection has ended.
     """
-    for header, buffers in calls:
+    for _, header, buffers in calls:
         encode(Kind.CALL, header=header, buffers=buffers, limit=channel.limits.message)
     future.submitted = channel.wall()
     joint = _Joint(future, finish, len(calls))
     numbers: list[int] = []
     try:
-        for header, buffers in calls:
-            numbers.append(channel.call(operation, joint, _as_they_came, header=header, buffers=buffers, watch=watch))
+        for engine, header, buffers in calls:
+            number = channel.call(
+                operation, joint, _as_they_came, header=header, buffers=buffers, watch=watch, targets=[engine]
+            )
+            numbers.append(number)
     except BaseException:
         # Also Ctrl-C: nobody would be left to withdraw those that are under way.
         channel.withdraw(tuple(numbers))

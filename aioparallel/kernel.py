@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -37,11 +38,13 @@ from aioparallel.wire import (
     RESULT_META,
     SHARED,
     Buffer,
+    Bulk,
     Decoder,
     Frame,
     KernelCall,
     Kind,
     Limits,
+    Sendable,
     Status,
     encode,
     encode_shared,
@@ -60,8 +63,6 @@ FULL = 65536
 LOOKS = 20
 #: Seconds for which memory that a large result was in is kept for the next one.
 IDLE = 2.0
-#: Most buffers that one `writev` takes (IOV_MAX is 1024 everywhere).
-VECTOR = 512
 #: Exit status when the user's code has closed the socket.
 EX_IOERR = 74
 
@@ -211,7 +212,8 @@ class Kernel:
         self._streak = 0
         # Answers that have not left; the lock is held to change and to send them, for a thread may do either.
         self._lock = _thread.allocate_lock()
-        self._out: list[Buffer] = []
+        self._out: list[Sendable] = []
+        self._streams = itertools.count()
         self._out_size = 0
         self._out_since = 0.0
         #: What results in shared memory lie in that the host does not hold yet, in the order in which they were sent.
@@ -251,7 +253,7 @@ class Kernel:
             self._take_back()
             self._pool.trim()
         try:
-            count = os.readv(self._wire, [self._decoder.get_buffer()])
+            count = os.readv(self._wire, self._decoder.get_buffers())
         except ConnectionResetError:
             return False
         for frame in self._decoder.buffer_updated(count):
@@ -334,7 +336,7 @@ class Kernel:
             self._interrupts.shut()
             return False, self._namespace.failed(error)
 
-    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Buffer]:
+    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Sendable]:
         stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
@@ -349,7 +351,9 @@ class Kernel:
                 self._lent.append(loan[0])
                 return encode_shared(Kind.RESULT, number, *loan, code=code, header=header)
         try:
-            return encode(Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit)
+            return encode(
+                Kind.RESULT, number, code=code, header=header, buffers=payload, limit=limit, small=self._limits.small
+            )
         except MessageTooLarge as error:
             assert self._namespace is not None
             payload = pack_error(error, engine_id=self._namespace.engine_id)
@@ -363,7 +367,7 @@ class Kernel:
 
     # Answering
 
-    def _send(self, pieces: list[Buffer], *, gather: bool, now: float = 0.0) -> None:
+    def _send(self, pieces: list[Sendable], *, gather: bool, now: float = 0.0) -> None:
         """Send an answer now, or soon together with the next ones."""
         with self._lock:
             if not self._out:
@@ -386,9 +390,22 @@ class Kernel:
     def _flush_held(self) -> None:
         pieces, self._out, self._out_size = self._out, [], 0
         try:
-            _write(self._wire, pieces)
+            self._write(pieces)
         except ConnectionError:
             os._exit(0)  # the host is gone
+
+    def _write(self, pieces: list[Sendable]) -> None:
+        """Write all pieces: small ones in one copy, large messages a PIECE at a time, from where they are."""
+        small: list[Buffer] = []
+        for piece in pieces:
+            if not isinstance(piece, Bulk):
+                small.append(piece)
+                continue
+            for cut in piece.cut(next(self._streams), self._limits.piece):
+                _write(self._wire, [b"".join(small), *cut] if small else cut)
+                small = []
+        if small:
+            _write(self._wire, [b"".join(small)])
 
     def _start_helper(self) -> None:
         try:
@@ -440,17 +457,13 @@ def _start_thread(work: Callable[[], None]) -> None:
 
 
 def _write(wire: int, pieces: list[Buffer]) -> None:
-    """Write all pieces: small ones in one copy, large ones from where they are."""
-    if size_of(pieces) <= FULL:
-        pieces = [b"".join(pieces)]
-    start = 0
-    while start < len(pieces):
-        written = os.writev(wire, pieces[start : start + VECTOR])
-        while start < len(pieces) and written >= len(pieces[start]):
-            written -= len(pieces[start])
-            start += 1
+    """Write all pieces, which are few, from where they are."""
+    while pieces:
+        written = os.writev(wire, pieces)
+        while pieces and written >= len(pieces[0]):
+            written -= len(pieces.pop(0))
         if written:
-            pieces[start] = memoryview(pieces[start])[written:]
+            pieces[0] = memoryview(pieces[0])[written:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -462,7 +475,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = {name.removeprefix("--"): int(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     die_with_parent(options["parent"])
-    names = ("message", "header", "output", "outbox", "share")
+    names = ("message", "header", "piece", "output", "outbox", "share")
     limits = Limits(**{name: options[name] for name in names})
     os.set_inheritable(options["fd"], False)
     page = Page(options["shared"])

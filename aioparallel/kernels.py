@@ -19,7 +19,7 @@ from aioparallel.frames import FrameSocket
 from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
 from aioparallel.shared import CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
-from aioparallel.wire import OUTPUT_META, SMALL, Buffer, Frame, Kind, Limits, encode
+from aioparallel.wire import OUTPUT_META, SMALL, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
 
@@ -100,7 +100,7 @@ class Kernel(ABC):
         """
 
     @abstractmethod
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces; never waits."""
 
     @abstractmethod
@@ -235,6 +235,7 @@ class ProcessKernel(Kernel):
             "parent": os.getpid(),
             "message": limits.message,
             "header": limits.header,
+            "piece": limits.piece,
             "output": limits.output,
             "outbox": limits.outbox,
             "share": limits.share,
@@ -246,7 +247,7 @@ class ProcessKernel(Kernel):
             command += (f"--{name}", str(value))
         return command
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames, given as pieces; never waits."""
         if self._socket is not None:
             self._socket.send(pieces)

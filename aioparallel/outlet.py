@@ -5,8 +5,9 @@ from __future__ import annotations
 import _thread
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
-from aioparallel.wire import Kind, News, encode
+from aioparallel.wire import SMALL, Kind, News, encode
 
 __all__ = ["Outlet"]
 
@@ -32,7 +33,7 @@ class Outlet:
         self.waiting: deque[bytes] = deque(maxlen=RECORDS)
         self._flush = flush
         self._start = start
-        self._largest = largest
+        self._largest = min(largest, SMALL)
         # Let go of when something waits; the thread takes it.
         self._bell = _thread.allocate_lock()
         self._bell.acquire()
@@ -54,7 +55,8 @@ class Outlet:
     def send(self, session: int, header: bytes) -> None:
         """Send a record to the client of a session, soon."""
         if len(header) <= self._largest:
-            self.waiting.append(b"".join(encode(Kind.NOTICE, session, code=News.RECORD, header=header)))
+            frame: Any = encode(Kind.NOTICE, session, code=News.RECORD, header=header)
+            self.waiting.append(b"".join(frame))
             self._ring()
 
     def shut(self) -> None:

@@ -12,7 +12,7 @@ __all__ = ["Forwarders", "as_level", "left_out", "plain_record", "record_of"]
 #: Most characters of any text in a record, a message say.
 LONGEST = 8192
 #: Most bytes of a record; one with more (in `extra`) goes without what is not logging's own.
-LARGEST = 65536
+LARGEST = 60_000
 
 _OWN = frozenset(logging.makeLogRecord({}).__dict__) | {"taskName"}
 _formatter = logging.Formatter()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
 from aioparallel.process import describe_exit
-from aioparallel.wire import NO_ENGINE, OUTPUT_META, Buffer, Frame, KernelCall, Kind, News, Status, encode
+from aioparallel.wire import NO_ENGINE, OUTPUT_META, Frame, KernelCall, Kind, News, Sendable, Status, encode
 
 __all__ = ["Answer", "Deaths", "Seat", "SeatHost"]
 
@@ -36,11 +36,11 @@ class SeatHost(Protocol):
         """Whether the controller takes no more for now."""
         ...
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         """Send frames to the controller."""
         ...
 
-    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Buffer]:
+    def forward(self, frame: Frame, kind: int, number: int, *, code: int, engine: int) -> list[Sendable]:
         """Return what passes a frame in shared memory on to the controller, as pieces to send."""
         ...
 
@@ -365,7 +365,7 @@ class Seat:
     # What the kernel says
 
     def _from_kernel(self, frames: list[Frame]) -> None:
-        pieces: list[Buffer] = []
+        pieces: list[Sendable] = []
         engine = NO_ENGINE if self.engine is None else self.engine
         for frame in frames:
             if frame.kind == Kind.RESULT:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
-from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, encode
+from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Handshake", "Liveness", "Session"]
 
@@ -116,7 +116,7 @@ class Session:
         # The first thing after a tick that returned a beat is that beat, and does not make the next one needless.
         self._sent, self._beating = not self._beating, False
 
-    def tick(self, now: float) -> tuple[Liveness, list[Buffer]]:
+    def tick(self, now: float) -> tuple[Liveness, list[Sendable]]:
         """Judge the peer's silence; call it every `Limits.beat` seconds.
 
         A tick that comes late says that *we* were held up, so it excuses as much of the peer's silence.

@@ -9,7 +9,7 @@ numbers are little-endian:
          5     1  u8    flags     `LAST`; other bits must be 0 and are reserved
          6     2  u16   code      CALL: number of the operation; RESULT: `Status`, and from the controller
                                   `TRIED` times how often a task has been tried before; NOTICE: `News`; else 0
-         8     8  u64   id        which call or command; an answer bears the id of what it answers
+         8     8  u64   id        which call or command; an answer bears the id of what it answers. PIECE: the stream
         16     2  u16   engine    which engine, or `NO_ENGINE`
         18     2  u16   count     how many buffers the payload has
         20     4  u32   header    length of the header in bytes
@@ -17,9 +17,14 @@ numbers are little-endian:
          …  4·n   u32   table     lengths of the buffers; left out when there are fewer than two
          …     …        buffers   the payload, opaque to everyone between the two ends
 
-A hop that forwards a frame writes a new head and passes the rest on as it came (`Frame.forward`). A frame
-up to `SMALL` bytes is kept as one `bytes`; in a larger one every buffer lands in a `bytearray` of its own,
-which is never copied again in this process.
+A frame has `SMALL` bytes at most behind its head. A larger message leaves as a stream of PIECEs: `id` is the number of
+the stream, the only buffer is the next bytes of the message, at most `PIECE` of them, the flag LAST is on the last one,
+and other frames pass between them. What is in a stream, `stream` says. Where it has arrived it is a `Frame` like any
+other.
+
+A hop that forwards a message writes a new head and passes the rest on as it came (`Frame.forward`). A small one is kept
+as one `bytes`; of one that came as a stream every buffer lands in a `bytearray` of its own, and is never copied again
+in this process.
 """
 
 from __future__ import annotations
@@ -27,22 +32,25 @@ from __future__ import annotations
 import enum
 import json
 import struct
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from aioparallel.errors import DeserializationError, MessageTooLarge, ProtocolError
+from aioparallel.limits import PIECE, SMALL, Limits
+from aioparallel.stream import LONG_HEAD, Assembly, Buffer, Streams, check_sizes, cut
 
 __all__ = [
     "HEAD",
     "LAST",
     "NO_ENGINE",
     "OUTPUT_META",
+    "PIECE",
     "RESULT_META",
     "SHARED",
     "SMALL",
     "TRIED",
     "Buffer",
+    "Bulk",
     "Decoder",
     "EngineCall",
     "Frame",
@@ -51,13 +59,12 @@ __all__ = [
     "Kind",
     "Limits",
     "News",
+    "Sendable",
     "Status",
     "encode",
     "encode_shared",
     "size_of",
 ]
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 HEAD = struct.Struct("<IBBHQHHI")
 #: Header of a RESULT from a kernel: started (wall clock, seconds), running time (seconds), length of stdout;
@@ -65,8 +72,11 @@ HEAD = struct.Struct("<IBBHQHHI")
 RESULT_META = struct.Struct("<ddI")
 #: Header of a NOTICE of output: how much of that stream of the command went before, bytes.
 OUTPUT_META = struct.Struct("<Q")
-SMALL = 65536
+#: Bytes that are read at once; from `DIRECT` on they are read into their place, if that is known.
 CHUNK = 262144
+DIRECT = 16384
+#: Buffers below this leave in one with the head before them.
+TOGETHER = 4096
 NO_ENGINE = 0xFFFF
 #: In the code of a RESULT: one try of the task before the one that is answered.
 TRIED = 256
@@ -88,11 +98,12 @@ class Kind(enum.IntEnum):
     CANCEL = 5  # the CALL or COMMAND with this id is no longer wanted
     NOTICE = 6  # something that was not asked for now: `News`; no answer
     GOODBYE = 7  # the sender closes; the header says why, as JSON
+    PIECE = 8  # the next bytes of a message above `SMALL`
     MEMORY = 9  # can you open what I hold? (JSON header, `memory.Handover`)
     TAKEN = 10  # the segment of the RESULT with this id and engine is held here now
 
 
-_KINDS = frozenset(Kind)
+_KINDS = frozenset(Kind) - {Kind.PIECE}
 _ABOUT_MEMORY = frozenset((Kind.MEMORY, Kind.TAKEN))
 
 
@@ -139,38 +150,53 @@ class KernelCall(enum.IntEnum):
     FORGET = 1  # no more log records for the session `id`; answered when it is so
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Every bound of the wire and of what waits for it, in bytes and seconds.
+class Bulk:
+    """A message too large for a frame, on its way out as a stream of PIECEs. Its length is that of its bytes.
+
+    Args:
+        head: The fields of its head.
+        body: What follows that.
 
     Attributes:
-        message: Largest frame, bytes.
-        header: Largest header in a frame, bytes.
-        outbox: Bytes that may wait for a slow reader before its producers are paused.
-        backlog: Bytes that one client may have queued before the controller stops reading from it.
-        output: Largest stdout, and stderr, of one command, bytes; more is left out in the middle.
-        beat: Seconds between signs of life.
-        suspect: Seconds of silence after which a peer is called suspect.
-        dead: Seconds of silence after which a peer is given up.
-        stuck: Seconds that a slow reader may take none of its outbox before it is disconnected.
-        share: Payloads from this size on, bytes, stay in memory that processes of one machine share; 0 shares none.
+        kind, id, engine: As in the head.
+        sent: Called when all of it has left, or has been dropped; not when the connection is lost.
     """
 
-    message: int = 2**30
-    header: int = 2**26
-    outbox: int = 2**26
-    backlog: int = 2**30
-    output: int = 2**24
-    beat: float = 2.0
-    suspect: float = 6.0
-    dead: float = 10.0
-    stuck: float = 30.0
-    share: int = 2**19
+    __slots__ = ("_buffers", "_size", "engine", "id", "kind", "sent")
 
-    @property
-    def room(self) -> int:
-        """How much of stdout, and of stderr, a RESULT has room for, bytes: with all else it must fit in a header."""
-        return min(self.output, self.header // 2 - 128, self.message // 4)
+    def __init__(self, head: tuple[int, ...], body: Sequence[Buffer]) -> None:
+        _, self.kind, _, _, self.id, self.engine, _, _ = head
+        self._buffers = [LONG_HEAD.pack(*head), *body]
+        self._size = LONG_HEAD.size + head[0]
+        self.sent: Callable[[], object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bulk {Kind(self.kind).name} id={self.id} engine={self.engine}, {self._size:,} bytes>"
+
+    def __len__(self) -> int:
+        return self._size
+
+    def cut(self, number: int, size: int) -> Iterator[list[Buffer]]:
+        """Yield its PIECEs, each as pieces to send: a head, with what is small behind it, and views of the buffers.
+
+        Args:
+            number: The number of the stream.
+            size: The most bytes in a PIECE.
+        """
+        for views, last in cut(self._buffers, size):
+            head: list[Buffer] = [_piece_head(number, size_of(views), last)]
+            while len(views) > 1 and len(views[0]) < TOGETHER:
+                head.append(views.pop(0))
+            yield [b"".join(head), *views]
+
+    @staticmethod
+    def dropped(number: int) -> bytes:
+        """Return the frame which says that the rest of a stream will not come."""
+        return _piece_head(number, 0, last=True)
+
+
+#: What is sent: pieces of frames, one after the other, and large messages between them.
+Sendable: TypeAlias = Buffer | Bulk
 
 
 class Frame:
@@ -179,7 +205,7 @@ class Frame:
     Attributes:
         size: Length of what follows the head, bytes.
         kind, flags, code, id, engine: As in the byte table.
-        body: What follows the head, in one piece (a small frame) or as header and table, then each buffer.
+        body: What follows the head, in one piece, or (if it came as a stream) as header and table, then each buffer.
         segment: Of a SHARED frame: what its payload lies in, as held here (`memory.Segment`), once it was opened.
     """
 
@@ -210,6 +236,11 @@ class Frame:
 
     def __repr__(self) -> str:
         return f"<Frame {Kind(self.kind).name} id={self.id} engine={self.engine} code={self.code} {self.size} bytes>"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it came as a stream, and is forwarded as one."""
+        return len(self.body) > 1 or self.size > SMALL
 
     @property
     def header(self) -> bytes:
@@ -275,7 +306,7 @@ class Frame:
 
     def forward(
         self, kind: int, number: int, *, code: int = 0, flags: int = 0, engine: int = NO_ENGINE, shares: bool = True
-    ) -> list[Buffer]:
+    ) -> list[Sendable]:
         """Return the same header and payload under a new head, as pieces to send.
 
         Args:
@@ -296,13 +327,19 @@ class Frame:
             )
         # One whose segment was not to be had is passed on as it is: whoever wants to unpack it, says so.
         flags |= self.flags & SHARED
-        head = HEAD.pack(self.size, kind, flags, code, number, engine, self._count, self._header)
-        return [head, *self.body]
+        head = (self.size, kind, flags, code, number, engine, self._count, self._header)
+        if len(self.body) == 1 and self.size <= SMALL:
+            return [HEAD.pack(*head), self.body[0]]
+        return [Bulk(head, self.body)]
 
 
-def size_of(pieces: Iterable[Buffer]) -> int:
+def size_of(pieces: Iterable[Sendable]) -> int:
     """Return the length of all pieces together, bytes (views must be of bytes)."""
     return sum(map(len, pieces))
+
+
+def _piece_head(number: int, size: int, last: bool) -> bytes:
+    return HEAD.pack(size, Kind.PIECE, LAST if last else 0, 0, number, NO_ENGINE, 1, 0)
 
 
 def encode(
@@ -314,43 +351,45 @@ def encode(
     engine: int = NO_ENGINE,
     header: bytes = b"",
     buffers: Sequence[Buffer] = (),
-    limit: int = 2**32 - 1,
-) -> list[Buffer]:
-    """Return a frame as pieces to send one after the other; nothing large is copied.
+    limit: int = 2**63 - 1,
+    small: int = SMALL,
+) -> list[Sendable]:
+    """Return a message as pieces to send one after the other, or as a `Bulk`; nothing large is copied.
 
     Args:
         kind: A `Kind`.
-        number: The frame's id.
+        number: The message's id.
         code: Operation or status.
         flags: `LAST` or 0.
         engine: Which engine.
         header: The header's bytes.
         buffers: The payload; memory views must be contiguous views of bytes.
         limit: Largest length of what follows the head, bytes.
+        small: Largest length of what is sent as one frame, bytes; at most `SMALL`.
 
     Raises:
-        MessageTooLarge: The frame is above `limit`, or has more than 65535 buffers.
+        MessageTooLarge: The message is above `limit`, or has more than 65535 buffers.
     """
     count = len(buffers)
     if count == 1:
         piece = buffers[0]
         length = len(header) + len(piece)
-        if length <= limit:
+        if length <= small and length <= limit:
             head = HEAD.pack(length, kind, flags, code, number, engine, 1, len(header))
             return [head, header, piece] if header else [head, piece]
-    length = len(header) + (4 * count if count > 1 else 0) + size_of(buffers)
+    length = len(header) + size_of(buffers)
+    table = "I" if length + 4 * count <= small else "Q"
+    packed = struct.pack(f"<{count}{table}", *map(len, buffers)) if count > 1 else b""
+    length += len(packed)
     if length > limit or count > 0xFFFF:
         raise MessageTooLarge(
             f"a message of {length:,} bytes in {count:,} buffers is above the limit of {limit:,} bytes and 65,535 "
             "buffers; send it in parts (scatter, or several calls), or raise Limits.message on both sides"
         )
-    pieces: list[Buffer] = [HEAD.pack(length, kind, flags, code, number, engine, count, len(header))]
-    if header:
-        pieces.append(header)
-    if count > 1:
-        pieces.append(struct.pack(f"<{count}I", *map(len, buffers)))
-    pieces += buffers
-    return pieces
+    fields = (length, kind, flags, code, number, engine, count, len(header))
+    if length > small:
+        return [Bulk(fields, [header, packed, *buffers])]
+    return [HEAD.pack(*fields), *([header] if header else ()), *([packed] if packed else ()), *buffers]
 
 
 def encode_shared(
@@ -363,7 +402,7 @@ def encode_shared(
     flags: int = 0,
     engine: int = NO_ENGINE,
     header: bytes = b"",
-) -> list[Buffer]:
+) -> list[Sendable]:
     """Return a frame whose payload lies in a segment, as pieces to send.
 
     Args:
@@ -383,7 +422,7 @@ def encode_shared(
 class Decoder:
     """Bytes in, frames out.
 
-    Memory for what comes next is handed out (`get_buffer`), so that the buffers of a large frame are read
+    Memory for what comes next is handed out (`get_buffer`), so that the buffers of a large message are read
     straight into their place. Rules: a head is checked before anything is allocated for it; after a
     `ProtocolError` the decoder must not be fed again.
 
@@ -395,42 +434,54 @@ class Decoder:
         self.about_memory = False
         self._limits = limits
         # Below this a head with one buffer, a known kind and a header within its length needs no further check.
-        self._largest = min(limits.message, limits.header)
+        self._largest = min(limits.message, limits.header, SMALL)
         self._chunk = bytearray(CHUNK)
         self._view = memoryview(self._chunk)
         self._filled = 0
-        # A large frame under way: its head, its pieces, and how much of the last piece is there.
-        self._head: tuple[int, ...] | None = None
-        self._pieces: list[Buffer] = []
-        self._sizes: list[int] = []
-        self._landed = 0
+        self._streams = Streams(limits.message, limits.header)
+        # How much was handed out to be read straight into its place.
+        self._direct = 0
 
     def __repr__(self) -> str:
-        return f"<Decoder {self._filled} bytes waiting{', large frame under way' if self._head else ''}>"
+        return f"<Decoder {self._filled} bytes waiting{f', {self._streams!r}' if self._streams.under_way else ''}>"
 
     def get_buffer(self) -> memoryview:
         """Return where the next bytes belong; never empty."""
-        if self._head is not None:
-            return memoryview(self._pieces[-1])[self._landed :]
+        if self._streams.left >= DIRECT:
+            room = self._streams.room()
+            self._direct = len(room)
+            if self._direct >= DIRECT:
+                return room
+        self._direct = 0
+        if self._streams.under_way and not self._filled:
+            # The next head, and little of what is behind it: the rest is read straight into its place.
+            return self._view[:DIRECT]
         return self._view[self._filled :]
 
+    def get_buffers(self) -> list[memoryview]:
+        """Return where the next bytes belong, one after the other, for a read that takes several."""
+        first = self.get_buffer()
+        return [first, self._view[:DIRECT]] if self._direct else [first]
+
     def buffer_updated(self, count: int) -> list[Frame]:
-        """Take note that `count` bytes were put there; return the frames that are now whole.
+        """Take note that `count` bytes were put there; return the messages that are now whole.
 
         Raises:
             ProtocolError: What arrived is not a frame, or is above the limits.
         """
         frames: list[Frame] = []
-        if self._head is not None:
-            self._landed += count
-            self._advance(frames)
-        else:
+        direct = min(count, self._direct)
+        if direct:
+            self._direct = 0
+            self._arrived(self._streams.landed(direct), frames)
+            count -= direct
+        if count:
             self._filled += count
             self._parse(frames)
         return frames
 
     def feed(self, data: Buffer) -> list[Frame]:
-        """Take bytes from anywhere; return the frames that are now whole.
+        """Take bytes from anywhere; return the messages that are now whole.
 
         Raises:
             ProtocolError: What arrived is not a frame, or is above the limits.
@@ -445,28 +496,30 @@ class Decoder:
             frames += self.buffer_updated(count)
         return frames
 
+    def clear(self) -> None:
+        """Let go of messages that will never be whole: no more bytes come."""
+        self._streams.clear()
+        self._filled = self._direct = 0
+
     def _parse(self, frames: list[Frame]) -> None:
-        """Cut the chunk into small frames; begin a large one when its head is seen."""
-        position, filled, view = 0, self._filled, self._view
+        """Cut the chunk into frames, and into what belongs to streams."""
+        position = self._piece(0, frames) if self._streams.left else 0
+        filled, view = self._filled, self._view
         while filled - position >= 24:
-            head = HEAD.unpack_from(view, position)
-            length, kind, flags, code, number, engine, count, header = head
+            length, kind, flags, code, number, engine, count, header = HEAD.unpack_from(view, position)
             if flags > LAST or length > self._largest or header > length or not 1 <= kind <= 7 or count != 1:
+                if kind == Kind.PIECE:
+                    self._check_piece(length, flags, count, header)
+                    self._streams.begin(number, length, bool(flags))
+                    position = self._piece(position + 24, frames)
+                    continue
                 self._check(length, kind, flags, count, header)
-            if length > SMALL:
-                position += 24
-                taken = self._begin(head, position)
-                position += taken
-                self._advance(frames)
-                if self._head is not None:
-                    break
-                continue
             end = position + 24 + length
             if end > filled:
                 break
             body = bytes(view[position + 24 : end])
             if count > 1:
-                self._check_table(struct.unpack_from(f"<{count}I", body, header), length, header)
+                check_sizes(struct.unpack_from(f"<{count}I", body, header), length, header, 4)
             frames.append(Frame(length, kind, flags, code, number, engine, count, header, [body]))
             position = end
         rest = filled - position
@@ -479,60 +532,30 @@ class Decoder:
             raise ProtocolError(f"a frame of unknown kind {kind} or flags {flags:#x}")
         if flags & SHARED or kind in _ABOUT_MEMORY:
             self.about_memory = True
-        if length > self._limits.message:
-            raise ProtocolError(f"a frame of {length:,} bytes; the limit is {self._limits.message:,}")
+        largest = min(self._limits.message, SMALL)
+        if length > largest:
+            raise ProtocolError(f"a frame of {length:,} bytes; the limit is {largest:,}")
         table = 4 * count if count > 1 else 0
         if header > self._limits.header or header + table > length or (count == 0 and header != length):
             raise ProtocolError(f"a frame of {length} bytes with a header of {header} and {count} buffers")
 
     @staticmethod
-    def _check_table(sizes: Sequence[int], length: int, header: int) -> None:
-        if header + 4 * len(sizes) + sum(sizes) != length:
-            raise ProtocolError("the lengths of a frame's buffers don't add up to the frame's")
+    def _check_piece(length: int, flags: int, count: int, header: int) -> None:
+        if flags & ~LAST or length > PIECE or count != 1 or header:
+            raise ProtocolError(
+                f"a piece of {length:,} bytes with flags {flags:#x}, a header of {header} and {count} buffers"
+            )
 
-    def _begin(self, head: tuple[int, ...], position: int) -> int:
-        """Begin a large frame; return how many bytes of the chunk it took."""
-        length, _, _, _, _, _, count, header = head
-        self._head = head
-        self._pieces, self._landed = [], 0
-        self._sizes = [header + (4 * count if count > 1 else 0)]
-        if count == 1:
-            self._sizes.append(length - header)
-        taken = 0
-        self._open_piece()
-        while self._head is not None:
-            target = memoryview(self._pieces[-1])[self._landed :]
-            count_here = min(len(target), self._filled - position - taken)
-            start = position + taken
-            target[:count_here] = self._view[start : start + count_here]
-            taken += count_here
-            self._landed += count_here
-            if self._landed < len(self._pieces[-1]) or not self._next_piece():
-                break
-        return taken
+    def _piece(self, start: int, frames: list[Frame]) -> int:
+        """Give a stream the bytes of its piece that are in the chunk; return where they end."""
+        end = min(start + self._streams.left, self._filled)
+        if end > start:
+            self._arrived(self._streams.take(self._view[start:end]), frames)
+        return end
 
-    def _open_piece(self) -> None:
-        self._pieces.append(bytearray(self._sizes[len(self._pieces)]))
-        self._landed = 0
-
-    def _next_piece(self) -> bool:
-        """The last piece is whole: open the next one that has room; False when there is none."""
-        assert self._head is not None
-        length, _, _, _, _, _, count, header = self._head
-        while self._landed == len(self._pieces[-1]):
-            if len(self._pieces) == 1 and count > 1:
-                sizes = struct.unpack_from(f"<{count}I", self._pieces[0], header)
-                self._check_table(sizes, length, header)
-                self._sizes += sizes
-            if len(self._pieces) == len(self._sizes):
-                return False
-            self._open_piece()
-        return True
-
-    def _advance(self, frames: list[Frame]) -> None:
-        """Finish the large frame if all of it is there."""
-        if self._head is None or self._landed < len(self._pieces[-1]) or self._next_piece():
-            return
-        length, kind, flags, code, number, engine, count, header = self._head
-        frames.append(Frame(length, kind, flags, code, number, engine, count, header, self._pieces))
-        self._head, self._pieces = None, []
+    def _arrived(self, whole: Assembly | None, frames: list[Frame]) -> None:
+        if whole is not None:
+            assert whole.head is not None
+            self.about_memory = self.about_memory or bool(whole.head[2] & SHARED)
+            length, kind, flags, code, number, engine, count, header = whole.head
+            frames.append(Frame(length, kind, flags, code, number, engine, count, header, whole.body))

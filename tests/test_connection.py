@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pieces import flat
 
 from aioparallel import connection as connection_module
 from aioparallel import dial, loops, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
-from aioparallel.connection import LARGE, LINGER, SLICE, Connection
+from aioparallel.connection import LINGER, TAKES, Connection
 from aioparallel.dial import connect
 from aioparallel.errors import (
     AccessDenied,
@@ -38,7 +39,7 @@ from aioparallel.identity import Identity
 from aioparallel.private import Secret
 from aioparallel.source import SYSTEM
 from aioparallel.transports import Gate, Slot
-from aioparallel.wire import Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import PIECE, TOGETHER, Decoder, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -269,9 +270,10 @@ def test_handshake_then_frames_both_ways(run: Run, address: str, identity: Ident
             far.connection.send(encode(Kind.RESULT, 9, buffers=[large]))
             await far.until(lambda side: len(side.heard) == 2)
             await near.until(lambda side: len(side.heard) == 2)
+            # The small one did not wait for the large one, nor did the large one wait for it.
             assert [(one.id, one.header, [bytes(b) for b in one.buffers]) for one in far.heard] == [
-                (7, b"h", [b"small", large]),
                 (8, b"", [b""]),
+                (7, b"h", [b"small", large]),
             ]
             assert near.heard[0].json() == "hello"
             assert bytes(near.heard[1].buffers[0]) == large
@@ -515,36 +517,119 @@ def test_large_pieces_are_not_copied(jumping: Run) -> None:
     async def main() -> None:
         side = Side()
         transport = recorded(side)
-        large, small = bytearray(2 * SLICE + 10), bytes(LARGE - 1)
-        pieces = [*encode(Kind.CALL, 1, header=b"h", buffers=[small, large, b"tail"]), *frame(2)]
-        side.connection.send(pieces)
+        large, small = bytearray(2 * PIECE + 10), bytes(1000)
+        side.connection.send(encode(Kind.CALL, 1, header=b"h", buffers=[small, large, b"tail"]))
+        side.connection.send(frame(2))
         side.connection.flush()
-        assert b"".join(transport.pieces) == b"".join(pieces)
+        arrived = Decoder(LIMITS).feed(b"".join(transport.pieces))
+        assert [(one.id, size_of(one.buffers)) for one in arrived] == [(2, 0), (1, 1000 + len(large) + 4)]
         views = [piece for piece in transport.pieces if isinstance(piece, memoryview) and piece.obj is large]
-        assert [len(view) for view in views] == [SLICE, SLICE, 10]
-        assert all(len(piece) <= SLICE for piece in transport.pieces)
+        assert sum(map(len, views)) > len(large) - TOGETHER
+        assert all(len(piece) <= PIECE for piece in transport.pieces)
         side.connection.connection_lost(None)
 
     jumping(main())
 
 
-def test_order_is_kept_whatever_waits(jumping: Run) -> None:
+def test_order_of_what_is_small_is_kept_whatever_waits(jumping: Run) -> None:
     async def main() -> None:
         side = Side()
         transport = recorded(side)
         expected = b""
-        for number, size in enumerate([10, LARGE, 5, 3 * SLICE, 0, 7, LARGE * 3]):
+        for number, size in enumerate([10, 60_000, 5, 0, 7, 30_000, 9]):
             if number == 2:
                 side.connection.pause_writing()
             if number == 5:
                 side.connection.resume_writing()
                 side.connection.pause_writing()
             side.connection.send(frame(number, size))
-            expected += b"".join(frame(number, size))
+            expected += flat(frame(number, size))
             await asyncio.sleep(0)
         side.connection.resume_writing()
         assert b"".join(transport.pieces) == expected
         side.connection.connection_lost(None)
+
+    jumping(main())
+
+
+def test_a_fast_reader_does_not_keep_us_busy(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        transport = recorded(side)
+        side.connection.send(frame(1, 20 * PIECE))
+        side.connection.flush()
+        begun = size_of(transport.pieces)
+        assert begun <= (TAKES + 1) * PIECE
+        # What is sent meanwhile leaves in the next turn, and a connection that closes writes the rest.
+        side.connection.send(frame(2))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [one.id for one in Decoder(LIMITS).feed(b"".join(transport.pieces))] == [2]
+        side.connection.close()
+        while not transport.ends:
+            await asyncio.sleep(0)
+        assert [one.id for one in Decoder(LIMITS).feed(b"".join(transport.pieces))] == [2, 1]
+        side.connection.connection_lost(None)
+
+    jumping(main())
+
+
+def test_one_large_message_is_no_congestion_and_two_are(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        recorded(side)
+        one = side.connection
+        one.pause_writing()
+        one.send(frame(1, 2 * LIMITS.outbox))
+        one.flush()
+        assert not one.congested
+        one.send(frame(2, 2 * LIMITS.outbox))
+        one.flush()
+        assert one.congested
+        assert one.withdraw(2)
+        assert (one.congested, side.drained) == (False, 1)
+        one.connection_lost(None)
+
+    jumping(main())
+
+
+def test_a_message_that_is_taken_back_is_never_seen(jumping: Run) -> None:
+    async def main() -> None:
+        side = Side()
+        transport = recorded(side)
+        one = side.connection
+        one.send(frame(1, 20 * PIECE))
+        one.send(frame(3, 3 * PIECE))
+        assert one.withdraw(3)
+        assert not one.withdraw(3)
+        assert not one.withdraw(2)
+        assert one.withdraw(1)
+        one.send(frame(4, PIECE))
+        one.close()
+        while not transport.ends:
+            await asyncio.sleep(0)
+        decoder = Decoder(LIMITS)
+        assert [frame.id for frame in decoder.feed(b"".join(transport.pieces))] == [4]
+        assert repr(decoder) == "<Decoder 0 bytes waiting>"
+        one.connection_lost(None)
+        assert not one.withdraw(4)
+
+    jumping(main())
+
+
+def test_a_lost_connection_keeps_nothing_of_what_was_under_way(jumping: Run) -> None:
+    async def main() -> None:
+        async with house(limits=dataclasses.replace(LIMITS, piece=1000)) as there:
+            near = await there.dial()
+            far = there.sides[0]
+            near.connection.send(frame(1, 10 * PIECE))
+            near.connection.send(frame(2, 10 * PIECE))
+            while "under way" not in repr(far.connection.session.decoder):
+                await asyncio.sleep(0)
+            near.connection.abort()
+            await ended(near, far)
+            assert not near.connection._outbox
+            assert repr(far.connection.session.decoder) == "<Decoder 0 bytes waiting>"
 
     jumping(main())
 
@@ -562,19 +647,19 @@ def test_outbox_is_congested_above_its_limit_and_drained_at_half(jumping: Run) -
             one.flush()
             assert sent < 20_000
         # One frame above the limit, and no more: the producer sees it in time.
-        assert 10_000 < one._size <= 10_000 + 1024
+        assert 10_000 < one._outbox.size <= 10_000 + 1024
         assert transport.pieces == []
         assert side.drained == 0
         one.resume_writing()
         assert not one.congested
-        assert (side.drained, one._size) == (1, 0)
+        assert (side.drained, one._outbox.size) == (1, 0)
         assert size_of(transport.pieces) == sent
         one.connection_lost(None)
 
     jumping(main())
 
 
-def test_drained_waits_for_half_of_the_limit(jumping: Run) -> None:
+def test_drained_waits_for_half_of_the_limit(jumping: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         side = Side()
         one: Connection
@@ -588,7 +673,7 @@ def test_drained_waits_for_half_of_the_limit(jumping: Run) -> None:
         one = side.adopt(
             Connection(
                 lambda transport: Nod(),
-                limits=Limits(outbox=4 * SLICE),
+                limits=Limits(outbox=4 * 50_024),
                 on_open=side.on_open,
                 on_frames=side.on_frames,
                 on_lost=side.on_lost,
@@ -597,12 +682,14 @@ def test_drained_waits_for_half_of_the_limit(jumping: Run) -> None:
         one.connection_made(transport)
         receive(side, b"x")
         one.pause_writing()
-        one.send([bytes(SLICE)] * 6)
-        one.flush()
+        for _ in range(6):
+            one.send(frame(1, 50_000))
+            one.flush()
+        monkeypatch.setattr(one._outbox, "_piece", 1)
         seen = []
-        while one._size:
+        while one._outbox.size:
             one.resume_writing()
-            seen.append((one._size // SLICE, one.congested, side.drained))
+            seen.append((one._outbox.size // 50_024, one.congested, side.drained))
         assert seen == [(5, True, 0), (4, True, 0), (3, True, 0), (2, False, 1), (1, False, 1), (0, False, 1)]
         one.connection_lost(None)
 
@@ -630,7 +717,7 @@ def test_slow_reader_pauses_the_producer_and_gets_everything(run: Run, address: 
                 sent += 1
                 if sent % 5 == 0:
                     await asyncio.sleep(0)
-                largest = max(largest, far.connection._size)
+                largest = max(largest, far.connection._outbox.size)
             near.connection.resume_reading()
             await near.until(lambda side: len(side.heard) == count + 1)
             assert [one.id for one in near.heard[1:]] == list(range(count))
@@ -654,7 +741,7 @@ def test_reader_that_is_stuck_is_disconnected(loop: str, scheme: str, directory:
             far = there.sides[0]
             # Its own beats go on: it is alive, and does not read.
             near.connection.pause_reading()
-            far.connection.send([bytes(2**20)] * 30)
+            far.connection.send(frame(1, 30 * 2**20))
             await ended(far)
             assert isinstance(far.lost[0], ConnectionLost)
             assert "read nothing for" in str(far.lost[0])
@@ -888,14 +975,14 @@ def test_nothing_is_sent_after_the_end(jumping: Run) -> None:
     jumping(main())
 
 
-@pytest.mark.parametrize("waiting", [0, 3 * SLICE])
+@pytest.mark.parametrize("waiting", [0, 3 * PIECE])
 def test_peer_that_never_reads_does_not_keep_a_closing_connection(jumping: Run, waiting: int) -> None:
     async def main() -> None:
         side = Side()
         transport = recorded(side)
         if waiting:
             side.connection.pause_writing()
-            side.connection.send([bytes(waiting)])
+            side.connection.send(frame(1, waiting))
         side.connection.close(ConnectionLost("enough"))
         assert transport.ends == ([] if waiting else ["closed"])
         await asyncio.sleep(LINGER + 0.1)
@@ -911,11 +998,11 @@ def test_what_waits_is_written_before_the_end(jumping: Run) -> None:
         side = Side()
         transport = recorded(side)
         side.connection.pause_writing()
-        side.connection.send(frame(1, 3 * SLICE))
+        side.connection.send(frame(1, 3 * PIECE))
         side.connection.close()
         assert transport.ends == []
         side.connection.resume_writing()
-        assert b"".join(transport.pieces) == b"".join(frame(1, 3 * SLICE))
+        assert b"".join(transport.pieces) == flat(frame(1, 3 * PIECE))
         assert transport.ends == ["closed"]
         side.connection.connection_lost(None)
 

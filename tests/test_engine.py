@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from pieces import flat
 
 from aioparallel.capability import Capability, Secret
 from aioparallel.engine import EngineHost
@@ -27,13 +29,13 @@ from aioparallel.source import SYSTEM
 from aioparallel.wire import (
     NO_ENGINE,
     RESULT_META,
-    Buffer,
     Decoder,
     EngineCall,
     Frame,
     HostCall,
     Kind,
     Limits,
+    Sendable,
     Status,
     encode,
 )
@@ -68,17 +70,18 @@ class Played:
         self.patient = True
         self.received = 0
         self._decoder = Decoder(Limits())
+        self._streams = itertools.count()
         self._answers: dict[int, asyncio.Future[Frame]] = {}
         self._number = 100
-        self._commands: dict[int, list[Buffer]] = {}
+        self._commands: dict[int, list[Sendable]] = {}
         self._returned: list[int] = []
 
     async def dial(self, on_frames: Callable[[list[Frame]], None], on_lost: Callable[[Any], None]) -> Played:
         self._on_frames, self.lose = on_frames, on_lost
         return self
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
-        for frame in self._decoder.feed(b"".join(pieces)):
+    def send(self, pieces: Iterable[Sendable]) -> None:
+        for frame in self._decoder.feed(flat(pieces, self._streams)):
             self.received += 1
             if frame.kind == Kind.CALL:
                 if frame.code == EngineCall.READY:
@@ -114,8 +117,8 @@ class Played:
         self.closed = True
         asyncio.get_running_loop().call_soon(self.lose, error)
 
-    def say(self, pieces: Iterable[Buffer]) -> None:
-        self._on_frames(Decoder(Limits()).feed(b"".join(pieces)))
+    def say(self, pieces: Iterable[Sendable]) -> None:
+        self._on_frames(Decoder(Limits()).feed(flat(pieces)))
 
     def _ask(self, kind: Kind, **parts: Any) -> asyncio.Future[Frame]:
         self._number += 1
@@ -185,7 +188,7 @@ def test_answers_come_back_in_batches() -> None:
             sends = 0
             send = played.send
 
-            def counting(pieces: Iterable[Buffer]) -> None:
+            def counting(pieces: Iterable[Sendable]) -> None:
                 nonlocal sends
                 sends += 1
                 send(pieces)

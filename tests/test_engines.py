@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
+from pieces import flat
 
 from aioparallel import engines as module
 from aioparallel.engines import Engine, EngineLink, Roster
@@ -19,7 +21,7 @@ from aioparallel.wire import LAST, NO_ENGINE, Decoder, EngineCall, Frame, HostCa
 
 
 def frame(kind: int, number: int = 0, **about: Any) -> Frame:
-    [made] = Decoder(Limits()).feed(b"".join(map(bytes, encode(kind, number, **about))))
+    [made] = Decoder(Limits()).feed(flat(encode(kind, number, **about)))
     return made
 
 
@@ -28,10 +30,16 @@ class FakeConnection:
 
     def __init__(self) -> None:
         self._decoder = Decoder(Limits())
+        self._streams = itertools.count()
         self.sent: list[Frame] = []
+        #: Ids of what has not left, if anybody asks.
+        self.leaving: set[int] = set()
+
+    def withdraw(self, number: int) -> bool:
+        return number in self.leaving
 
     def send(self, pieces: Any) -> None:
-        self.sent += self._decoder.feed(b"".join(map(bytes, pieces)))
+        self.sent += self._decoder.feed(flat(pieces, self._streams))
 
     def forward(self, frame: Frame, kind: int, number: int, **head: Any) -> Any:
         return frame.forward(kind, number, **head)
@@ -227,6 +235,33 @@ def test_cancel_where_it_waits_where_it_is_next_and_where_it_runs(play: Play) ->
         assert house.host.take() == []
         assert house.done() == ["running", "last"]
         assert engine.state == "idle"
+
+    play(story)
+
+
+def test_cancelling_a_large_one_that_has_not_left_needs_no_answer(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        large = house.command("large", exclusive=True)
+        large.payload = frame(Kind.CALL, 900, buffers=[bytes(100_000)])
+        engine.put(large)
+        house.put(engine, "next")
+        [number] = engine._under_way
+        house.host.leaving.add(number)
+        engine.cancel(large)
+        assert large.cancelled
+        assert [sent.kind for sent in house.host.sent] == [Kind.COMMAND, Kind.COMMAND]
+        assert "next" in house.arrived()[-1]
+        house.answer("next")
+        assert house.done() == ["next"]
+        assert engine.state == "idle"
+        # The next one has left already: its host is asked.
+        large.cancelled = False
+        engine.put(large)
+        engine.cancel(large)
+        assert [sent.kind for sent in house.host.take()] == [Kind.COMMAND, Kind.CANCEL]
+        assert engine.state == "running"
 
     play(story)
 

@@ -22,10 +22,10 @@ def engines(frames: list[Frame]) -> list[int]:
     return [frame.engine for frame in frames]
 
 
-def pushes(*sizes: int) -> list[tuple[bytes, Any]]:
+def pushes(*sizes: int) -> list[tuple[int, bytes, Any]]:
     """One push for each engine, of so many bytes."""
     return [
-        (json.dumps({"targets": [engine]}).encode(), pack(("push", {"a": bytes(size)})))
+        (engine, json.dumps({"targets": [engine]}).encode(), pack(("push", {"a": bytes(size)})))
         for engine, size in enumerate(sizes)
     ]
 

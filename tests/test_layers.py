@@ -31,8 +31,8 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {"errors", "events", "history", "namespace", "partition", "proof", "queues", "rebinding", "reference"}
-SANS_IO |= {"scheduler", "handshake", "session", "wire"}
+SANS_IO = {"errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues", "rebinding"}
+SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -263,8 +263,8 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "history", "kernel", "memory", "namespace", "native", "outlet", "rebinding", "reference"}
-KERNEL |= {"serialize", "shared", "source", "wire"}
+KERNEL = {"capture", "errors", "history", "kernel", "limits", "memory", "namespace", "native", "outlet", "rebinding"}
+KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

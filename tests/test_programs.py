@@ -247,7 +247,9 @@ def test_an_interrupted_input_is_one_that_raised(mec: client.MultiEngineClient, 
 
 def test_an_interrupted_await_says_where_it_waited(mec: client.MultiEngineClient, tmp_path: Path):
     mark = tmp_path / "mark"
-    code = f"import asyncio\nopen({str(mark)!r}, 'w').close()\nawait asyncio.sleep(1000)"
+    # Made when the input waits already.
+    making = f"asyncio.get_running_loop().call_soon(os.mkdir, {str(mark)!r})"
+    code = f"import asyncio, os\n{making}\nawait asyncio.sleep(1000)"
     running = mec.execute(code, targets=0, block=False)
     while not mark.exists():
         pass

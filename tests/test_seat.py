@@ -7,13 +7,15 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pieces import flat
+
 from aioparallel.kernels import Kernel
 from aioparallel.seat import Deaths, Seat
-from aioparallel.wire import OUTPUT_META, Buffer, Decoder, Frame, KernelCall, Kind, Limits, News, Status, encode
+from aioparallel.wire import OUTPUT_META, Decoder, Frame, KernelCall, Kind, Limits, News, Sendable, Status, encode
 
 
-def _frames(pieces: Iterable[Buffer]) -> list[Frame]:
-    return Decoder(Limits()).feed(b"".join(pieces))
+def _frames(pieces: Iterable[Sendable]) -> list[Frame]:
+    return Decoder(Limits()).feed(flat(pieces))
 
 
 class ModelKernel(Kernel):
@@ -38,7 +40,7 @@ class ModelKernel(Kernel):
         if self.number == 99:
             raise OSError(12, "no memory")
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         self.sent += _frames(pieces)
 
     def cancel(self, number: int) -> None:
@@ -82,7 +84,7 @@ class ModelHost:
         kind = type("Made", (ModelKernel,), {"made": self.kernels})
         self.seat = Seat(3, kind, ["/here"], self)
 
-    def send(self, pieces: Iterable[Buffer]) -> None:
+    def send(self, pieces: Iterable[Sendable]) -> None:
         for frame in _frames(pieces):
             if frame.kind == Kind.NOTICE:
                 offset = OUTPUT_META.unpack(frame.header)[0] if frame.code != News.RECORD else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -10,16 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pieces import flat as sent
 
-from aioparallel.errors import MessageTooLarge, ProtocolError
+from aioparallel.errors import ConfigurationError, MessageTooLarge, ProtocolError
 from aioparallel.wire import (
     CHUNK,
     HEAD,
     LAST,
     NO_ENGINE,
+    PIECE,
     RESULT_META,
     SHARED,
     SMALL,
+    Bulk,
     Decoder,
     Frame,
     Kind,
@@ -39,9 +43,15 @@ def plain(frame: Frame) -> Plain:
     return frame.kind, frame.flags, frame.code, frame.id, frame.engine, frame.header, buffers
 
 
-def flat(plain: Plain) -> bytes:
+def encoded(plain: Plain, small: int = SMALL) -> list[Any]:
     kind, flags, code, number, engine, header, buffers = plain
-    return b"".join(encode(kind, number, code=code, flags=flags, engine=engine, header=header, buffers=buffers))
+    return encode(kind, number, code=code, flags=flags, engine=engine, header=header, buffers=buffers, small=small)
+
+
+def flat(*plains: Plain, first: int = 0) -> bytes:
+    """Return messages as bytes; the first of the large ones is stream number `first`."""
+    numbers = itertools.count(first)
+    return b"".join(sent(encoded(plain), numbers) for plain in plains)
 
 
 def head(
@@ -105,11 +115,41 @@ def test_table_is_left_out_when_there_are_fewer_than_two_buffers() -> None:
     assert b"".join(encode(Kind.CALL, header=b"h", buffers=[b"abc", b"d"]))[24:] == (b"h\x03\0\0\0\x01\0\0\0abcd")
 
 
-def test_large_buffers_are_sent_as_they_are() -> None:
-    large = bytearray(10)
-    pieces = encode(Kind.CALL, header=b"h", buffers=[b"a", large])
-    assert pieces[-1] is large
-    assert encode(Kind.CALL, buffers=[large])[-1] is large
+def test_buffers_are_sent_as_they_are() -> None:
+    small, large = bytearray(10), bytearray(SMALL + 1)
+    assert encode(Kind.CALL, header=b"h", buffers=[b"a", small])[-1] is small
+    assert encode(Kind.CALL, buffers=[small])[-1] is small
+    [bulk] = encode(Kind.CALL, 7, buffers=[large], engine=3)
+    assert isinstance(bulk, Bulk)
+    [[head, view]] = bulk.cut(0, PIECE)
+    assert isinstance(view, memoryview)
+    assert view.obj is large
+    assert len(bulk) == len(head) - HEAD.size + len(view) == HEAD.unpack_from(head)[0]
+    assert (bulk.kind, bulk.id, bulk.engine) == (Kind.CALL, 7, 3)
+
+
+def test_a_stream_is_laid_out_as_the_tables_say() -> None:
+    [bulk] = encode(Kind.CALL, 7, code=2, header=b"h", buffers=[b"ab", b"", b"c"], engine=3, small=1)
+    pieces = [b"".join(piece) for piece in bulk.cut(9, 32)]  # type: ignore[union-attr]
+    message = (
+        b"\x1c\0\0\0\0\0\0\0\x02\0\x02\0\x07\0\0\0\0\0\0\0\x03\0\x03\0\x01\0\0\0"
+        b"h\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0abc"
+    )
+    assert pieces == [
+        b"\x20\0\0\0\x08\0\0\0\x09\0\0\0\0\0\0\0\xff\xff\x01\0\0\0\0\0" + message[:32],
+        b"\x18\0\0\0\x08\x01\0\0\x09\0\0\0\0\0\0\0\xff\xff\x01\0\0\0\0\0" + message[32:],
+    ]
+
+
+def test_a_piece_of_many_small_buffers_is_given_in_few_views() -> None:
+    [bulk] = encode(Kind.CALL, buffers=[b"xy"] * 60_000)
+    assert all(len(piece) <= 20 for piece in bulk.cut(0, PIECE))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("piece", [0, -1, PIECE + 1])
+def test_the_size_of_a_piece_has_bounds(piece: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"Limits\.piece is a number of bytes from 1 to 262,144"):
+        Limits(piece=piece)
 
 
 def test_result_meta_is_twenty_bytes() -> None:
@@ -143,7 +183,7 @@ def test_frame_arrives_however_it_is_cut(name: str, step: int) -> None:
 @pytest.mark.parametrize("step", [1, 61, 4096, 2**30])
 def test_stream_of_every_shape(step: int) -> None:
     shapes = [shape for shape in SHAPES.values() if step > 1 or len(flat(shape)) < 1000] * 2
-    data = b"".join(map(flat, shapes))
+    data = flat(*shapes)
     assert [plain(frame) for frame in Decoder(LIMITS).feed(data)] == shapes
     assert [plain(frame) for frame in by_reading(Decoder(LIMITS), data, step)] == shapes
 
@@ -160,19 +200,38 @@ def test_large_buffers_land_in_writable_memory_of_their_own() -> None:
     (frame,) = decoder.feed(flat(SHAPES["large of many"]))
     assert all(type(buffer) is bytearray for buffer in frame.buffers)
     before = plain(frame)
-    decoder.feed(flat(SHAPES["larger than the chunk"]))
+    decoder.feed(flat(SHAPES["larger than the chunk"], first=1))
     assert plain(frame) == before
 
 
 def test_large_buffer_is_read_straight_into_its_place() -> None:
     decoder = Decoder(LIMITS)
     data = flat((Kind.CALL, 0, 0, 1, 5, b"", [b"x" * 500_000]))
-    decoder.feed(data[:24])
+    begun = 24 + 28
+    decoder.feed(data[:begun])
     target = decoder.get_buffer()
-    assert len(target) == 500_000
-    target[:] = data[24:]
-    (frame,) = decoder.buffer_updated(500_000)
+    assert len(target) == PIECE - 28
+    target[:] = data[begun : 24 + PIECE]
+    assert decoder.buffer_updated(len(target)) == []
+    (frame,) = decoder.feed(data[24 + PIECE :])
     assert frame.buffers[0] is target.obj
+    assert bytes(frame.buffers[0]) == b"x" * 500_000
+
+
+@pytest.mark.parametrize("step", [1000, 100_000, 2**30])
+def test_a_read_into_several_buffers_goes_on_behind_the_piece(step: int) -> None:
+    decoder = Decoder(LIMITS)
+    shapes = [SHAPES["larger than the chunk"], SHAPES["one buffer"], SHAPES["large of many"], SHAPES["many buffers"]]
+    rest = memoryview(flat(*shapes))
+    frames: list[Frame] = []
+    while rest:
+        count = 0
+        for target in decoder.get_buffers():
+            size = min(len(target), len(rest), step - count)
+            target[:size] = rest[:size]
+            rest, count = rest[size:], count + size
+        frames += decoder.buffer_updated(count)
+    assert [plain(frame) for frame in frames] == shapes
 
 
 def test_small_frame_is_untouched_by_what_follows() -> None:
@@ -186,10 +245,22 @@ def test_small_frame_is_untouched_by_what_follows() -> None:
 def test_forwarding_changes_the_head_only(name: str) -> None:
     (frame,) = Decoder(LIMITS).feed(flat(SHAPES[name]))
     pieces = frame.forward(Kind.COMMAND, 99, code=4, flags=LAST, engine=12)
-    assert all(mine is theirs for mine, theirs in zip(pieces[1:], frame.body, strict=True))
-    (again,) = Decoder(LIMITS).feed(b"".join(pieces))
+    body = pieces[0]._buffers[1:] if isinstance(pieces[0], Bulk) else pieces[1:]
+    assert all(mine is theirs for mine, theirs in zip(body, frame.body, strict=True))
+    (again,) = Decoder(LIMITS).feed(sent(pieces))
     assert plain(again) == (Kind.COMMAND, LAST, 4, 99, 12, *SHAPES[name][5:])
-    assert again.size == frame.size == len(flat(SHAPES[name])) - 24
+    assert again.size == frame.size
+    assert size_of(pieces) == frame.size + (28 if frame.is_large else 24)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_messages_below_the_usual_size_may_be_cut_as_well(name: str) -> None:
+    shape = SHAPES[name]
+    data = sent(encoded(shape, small=0), size=7 if len(flat(shape)) < 1000 else 50_000)
+    (frame,) = Decoder(LIMITS).feed(data)
+    assert plain(frame) == shape
+    (again,) = Decoder(LIMITS).feed(sent(frame.forward(*shape[:1], 1)))
+    assert plain(again)[5:] == shape[5:]
 
 
 def test_reprs() -> None:
@@ -198,7 +269,7 @@ def test_reprs() -> None:
     (frame,) = decoder.feed(flat(SHAPES["header and one buffer"]))
     assert repr(frame) == "<Frame RESULT id=1 engine=65534 code=1 12 bytes>"
     decoder.feed(flat(SHAPES["one byte more"])[:100])
-    assert "large frame under way" in repr(decoder)
+    assert "1 under way" in repr(decoder)
 
 
 # Headers
@@ -211,7 +282,7 @@ def test_json_header() -> None:
 
 @pytest.mark.parametrize("header", [b"", b"{", b"\xff\xfe\xfa", b"[" * 100_000, b"nul", b'"\xc3"'])
 def test_header_that_is_not_json(header: bytes) -> None:
-    (frame,) = Decoder(LIMITS).feed(b"".join(encode(Kind.NOTICE, header=header)))
+    (frame,) = Decoder(LIMITS).feed(sent(encode(Kind.NOTICE, header=header)))
     with pytest.raises(ProtocolError, match="not JSON"):
         frame.json()
 
@@ -232,7 +303,7 @@ def test_message_at_the_limit_is_sent() -> None:
 
 
 def test_more_buffers_than_fit_in_the_head() -> None:
-    (frame,) = Decoder(LIMITS).feed(b"".join(encode(Kind.CALL, buffers=[b""] * 65_535)))
+    (frame,) = Decoder(LIMITS).feed(sent(encode(Kind.CALL, buffers=[b""] * 65_535)))
     assert frame.buffers == [b""] * 65_535
     with pytest.raises(MessageTooLarge, match="65,536 buffers"):
         encode(Kind.CALL, buffers=[b""] * 65_536)
@@ -240,25 +311,60 @@ def test_more_buffers_than_fit_in_the_head() -> None:
 
 # What is refused
 
+
+def piece(data: bytes = b"", *, number: int = 0, flags: int = 0, length: int | None = None, count: int = 1) -> bytes:
+    return HEAD.pack(len(data) if length is None else length, Kind.PIECE, flags, 0, number, NO_ENGINE, count, 0) + data
+
+
+def long_head(length: int, kind: int = Kind.CALL, flags: int = 0, count: int = 1, header: int = 0) -> bytes:
+    return struct.pack("<QBBHQHHI", length, kind, flags, 0, 7, NO_ENGINE, count, header)
+
+
 BROKEN: dict[str, tuple[bytes, str]] = {
     "kind 0": (head(kind=0), "unknown kind 0"),
-    "kind 8": (head(kind=8), "unknown kind 8"),
+    "kind 11": (head(kind=11), "unknown kind 11"),
     "kind 255": (head(kind=255), "unknown kind 255"),
     "reserved flag": (head(flags=4), "flags 0x4"),
     "every flag": (head(flags=255), "flags 0xff"),
-    "above the limit": (head(2**20 + 1, count=1, header=0), "the limit is 1,048,576"),
-    "4 GiB": (head(2**32 - 1, count=1, header=0), "the limit is 1,048,576"),
-    "header above its limit": (head(2**18 + 1), "header of 262145"),
+    "above the limit": (head(SMALL + 1, count=1, header=0), "the limit is 65,536"),
+    "4 GiB": (head(2**32 - 1, count=1, header=0), "the limit is 65,536"),
     "header longer than the frame": (head(10, count=1, header=11), "header of 11"),
     "header shorter than the frame, no buffers": (head(10, header=9), "0 buffers"),
     "no header, no buffers, yet a length": (head(10, header=0), "0 buffers"),
     "table longer than the frame": (head(10, count=3, header=0), "3 buffers"),
-    "table longer than a large frame": (head(2**17, count=65_535, header=0), "65535 buffers"),
     "lengths below the frame's": (head(10, count=2, header=0) + struct.pack("<2I", 1, 0) + b"xx", "add up"),
     "lengths above the frame's": (head(10, count=2, header=0) + struct.pack("<2I", 2, 1) + b"xx", "add up"),
     "lengths that overflow": (head(10, count=2, header=0) + struct.pack("<2I", 2**32 - 1, 3) + b"xx", "add up"),
-    "lengths below a large frame's": (head(2**17, count=2, header=0) + struct.pack("<2I", 5, 5), "add up"),
-    "lengths above a large frame's": (head(2**17, count=2, header=0) + struct.pack("<2I", 2**32 - 1, 5), "add up"),
+}
+# The same and more with streams; 5 is the number of none of them.
+BROKEN |= {
+    f"stream: {name}": (data, message)
+    for name, (data, message) in {
+        "piece with a reserved flag": (piece(flags=2, length=10), "flags 0x2"),
+        "piece above the limit": (piece(length=PIECE + 1), "a piece of 262,145 bytes"),
+        "piece without a buffer": (piece(length=10, count=0), "0 buffers"),
+        "piece with two buffers": (piece(length=10, count=2), "2 buffers"),
+        "piece of no bytes": (piece(), "a piece of no bytes"),
+        "not the next number": (piece(b"x", number=5), "stream 5, which is not under way"),
+        "number that has ended": (piece(flags=LAST) + piece(b"x"), "stream 0, which is not under way"),
+        "dropped before it began, twice": (piece(flags=LAST) * 2, "stream 0, which is not under way"),
+        "kind 0": (piece(long_head(10, kind=0)), "unknown kind 0"),
+        "a piece in a piece": (piece(long_head(10, kind=Kind.PIECE)), "unknown kind 8"),
+        "reserved flag in the message": (piece(long_head(10, flags=4)), "flags 0x4"),
+        "message above the limit": (piece(long_head(2**20 + 1)), "the limit is 1,048,576"),
+        "message of 16 EiB": (piece(long_head(2**64 - 1)), "the limit is 1,048,576"),
+        "header above its limit": (piece(long_head(2**19, header=2**18 + 1)), "header of 262145"),
+        "header longer than the message": (piece(long_head(10, header=11)), "header of 11"),
+        "header shorter than the message": (piece(long_head(10, header=9, count=0)), "0 buffers"),
+        "table longer than the message": (piece(long_head(2**17, count=65_535)), "65535 buffers"),
+        "lengths below": (piece(long_head(20, count=2) + struct.pack("<2Q", 1, 2)), "add up"),
+        "lengths above": (piece(long_head(20, count=2) + struct.pack("<2Q", 2**64 - 1, 5)), "add up"),
+        "last piece too soon": (piece(long_head(10) + b"x" * 9, flags=LAST), "ends before its message"),
+        "last piece within the head": (piece(long_head(10)[:20], flags=LAST), "ends before its message"),
+        "more than the message": (piece(long_head(10) + b"x" * 11, flags=LAST), "beyond its message"),
+        "last piece missing": (piece(long_head(10) + b"x" * 10), "beyond its message"),
+        "one stream too many": (b"".join(piece(b"x", number=n) for n in range(65)), "more than 64 streams"),
+    }.items()
 }
 
 
@@ -268,7 +374,7 @@ def refused_at_last(decoder: Decoder, pieces: Iterator[bytes]) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("before", ["", "beat", "many buffers", "larger than the chunk"])
+@pytest.mark.parametrize("before", ["", "beat", "many buffers"])
 def test_what_is_no_frame_is_refused(name: str, before: str) -> None:
     data, message = BROKEN[name]
     for trailing in (b"", b"x" * 100):
@@ -285,7 +391,7 @@ def test_refusal_comes_with_the_head_and_before_any_memory() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError):
-            decoder.feed(head(2**31, count=1, header=0))
+            decoder.feed(piece(long_head(2**34 + 1)))
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -297,7 +403,7 @@ frames_of_any_kind = st.builds(
     lambda kind, flags, code, number, engine, header, sizes: (
         kind, flags, code, number, engine, header, [bytes([n % 251]) * size for n, size in enumerate(sizes)]
     ),
-    st.sampled_from(list(Kind)).map(int),
+    st.sampled_from([kind for kind in Kind if kind < Kind.PIECE]).map(int),
     st.sampled_from([0, LAST]),
     st.integers(0, 0xFFFF),
     st.integers(0, 2**64 - 1),
@@ -328,17 +434,18 @@ def test_any_frames_with_any_cuts(frames: list[Plain], sizes: list[int], feed: F
     limits = Limits(message=4 * 2**20)
     decoder = Decoder(limits)
     arrived = []
-    for piece in in_cuts(b"".join(map(flat, frames)), sizes):
-        arrived += feed(decoder, piece)
+    for data in in_cuts(flat(*frames), sizes):
+        arrived += feed(decoder, data)
     assert [plain(frame) for frame in arrived] == frames
 
 
 def heads_of_any_kind() -> st.SearchStrategy[bytes]:
     """Heads that are nearly right: the interesting garbage."""
     length = st.one_of(st.integers(0, 100), st.integers(SMALL - 2, SMALL + 300), st.integers(0, 2**32 - 1))
+    number = st.one_of(st.integers(0, 2), st.integers(0, 2**64 - 1))
     small = st.one_of(st.integers(0, 5), st.integers(0, 0xFFFF))
     values: list[st.SearchStrategy[Any]] = [
-        length, st.integers(0, 9), st.integers(0, 2), small, st.integers(0, 2**64 - 1), small, small, length,
+        length, st.integers(0, 9), st.integers(0, 2), small, number, small, small, length,
     ]  # fmt: skip
     return st.tuples(*values).map(lambda fields: HEAD.pack(*fields))
 

@@ -345,7 +345,7 @@ class MultiEngineClient(MultiEngineCalls, Client):
         self,
         operation: str,
         finish: Finish,
-        calls: Sequence[tuple[bytes, Sequence[Buffer]]],
+        calls: Sequence[tuple[int, bytes, Sequence[Buffer]]],
         watch: Watch | None = None,
     ) -> Handle:
         """Call an operation several times as one; return the handle of all the answers."""
