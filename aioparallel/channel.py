@@ -239,6 +239,7 @@ class Channel:
             pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers, limit=self._largest)
         except MessageTooLarge:
             large = True
+        if large:
             pieces = self._encode_large(number, code, header, buffers)
         self._pending[number] = future, finish
         if self._error is not None:
