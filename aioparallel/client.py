@@ -101,7 +101,7 @@ class Client:
         targets: str | Sequence[int] | None = None,
     ) -> PendingResult:
         channel = self._channel
-        if channel.congested:
+        if buffers and channel.congested:
             self._portal.run(channel.drained())
         pending = PendingResult(self._portal)
         number = channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch, targets=targets)

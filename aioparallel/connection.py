@@ -23,7 +23,7 @@ from aioparallel.memory import Handover, Segment, span
 from aioparallel.outbox import Outbox
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import NO_ENGINE, SHARED, Decoder, Frame, Kind, Limits, Sendable, encode
+from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Decoder, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Connection"]
 
@@ -86,7 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         self._error: BaseException | None = None
         self._out: list[Sendable] = []
         self._outbox = Outbox(limits)
-        self._flushing = self._draining = False
+        self._flushing = self._draining = self._writing = False
         self._paused = False
         self._stuck_since: tuple[float, int] | None = None
         self._closing = False
@@ -180,10 +180,12 @@ class Connection(asyncio.BufferedProtocol):
         self._session.note_sent()
         if not self._outbox and not self._paused:
             try:
-                self._transport.write(b"".join(pieces))  # type: ignore[arg-type]
-                return
+                gathered = b"".join(pieces)  # type: ignore[arg-type]
             except TypeError:
                 pass  # a large message is among them
+            else:
+                self._transport.write(gathered)
+                return
         self._outbox.put(pieces)
         self._drain()
 
@@ -201,18 +203,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def _drain(self) -> None:
         """Write what waits for as long as the transport takes it."""
+        if self._lost or self._writing:
+            return
         outbox = self._outbox
-        takes = 0
-        while outbox and not self._paused and not self._lost:
-            if takes == TAKES:
-                self._drain_on()
-                break
-            takes += 1
-            if self._gathers:
-                self._transport.writelines(outbox.take())
-            else:
-                for piece in outbox.take():
-                    self._transport.write(piece)
+        self._writing = True
+        try:
+            for _ in range(TAKES):
+                if self._paused or not outbox:
+                    break
+                self._write(outbox.take())
+        finally:
+            self._writing = False
+        if outbox and not self._paused and not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drain_on)
         self._weigh()
         if self._closing and not outbox:
             self._finish()
@@ -227,14 +231,16 @@ class Connection(asyncio.BufferedProtocol):
             self.on_drained()
 
     def _drain_on(self) -> None:
-        """Go on writing in the next turn of the loop."""
-        if not self._draining:
-            self._draining = True
-            self._loop.call_soon(self._drained)
-
-    def _drained(self) -> None:
+        """Go on writing: this is the next turn of the loop."""
         self._draining = False
         self._drain()
+
+    def _write(self, pieces: list[Buffer]) -> None:
+        if self._gathers:
+            self._transport.writelines(pieces)
+        else:
+            for piece in pieces:
+                self._transport.write(piece)
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
