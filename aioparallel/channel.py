@@ -77,6 +77,9 @@ FEW = 8
 #: Seconds for which memory that a large call was in is kept for the next one.
 IDLE = 2.0
 
+#: A payload from this size on, bytes, is copied into shared memory by a thread if the caller is a loop.
+STAGED = 2**22
+
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
@@ -126,6 +129,26 @@ def find_capability(
     return found
 
 
+class _Staged:
+    """A large call that takes a while to be made; its length is that of its payload.
+
+    Args:
+        number: The call's.
+        size: Bytes of the payload.
+        make: Makes what is sent, in any thread.
+    """
+
+    __slots__ = ("make", "number", "size")
+
+    def __init__(self, number: int, size: int, make: Callable[[], list[Sendable]]) -> None:
+        self.number = number
+        self.size = size
+        self.make = make
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class Channel:
     """One connection of one client.
 
@@ -156,6 +179,8 @@ class Channel:
         self._lent: dict[int, Segment] = {}
         self._pool = Pool(limits.backlog)
         self._trimming = False
+        # The asyncio face's loop has other things to do than to copy; the blocking face's caller has not.
+        self._stages = post is None
         self._watched: dict[int, Watch] = {}
         #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
         self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
@@ -288,7 +313,7 @@ class Channel:
             large = False
         else:
             pieces = self._encode(number, code, header, buffers)
-            large = type(pieces[0]) is Bulk
+            large = isinstance(pieces[0], (Bulk, _Staged))
         future.submitted = self.wall()
         self._pending[number] = future, finish
         if watch is not None:
@@ -300,24 +325,35 @@ class Channel:
             raise self._error
         if large or (targets is not None and self._line.leaving):
             with self._lining:
-                if self._line.enter(number, targets, pieces):
-                    self._post(pieces)
+                if self._line.enter(number, targets, pieces, large=large):
+                    self._release(pieces)
         else:
             self._post(pieces)
         return number
 
-    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
+    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Any]:
         """Return a call as what is sent; a large payload stays in shared memory if the controller can open that."""
         limits = self._limits
         if len(header) > limits.header:
             text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {limits.header:,}"
             raise MessageTooLarge(f"{text} (Limits.header)")
         assert self._connection is not None
-        if self._connection.shares and limits.share <= size_of(buffers) <= limits.message:
-            loan = self._pool.lend(buffers)
-            if loan is not None:
-                self._lent[number] = loan[0]
-                return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
+        if self._connection.shares and limits.share <= (size := size_of(buffers)) <= limits.message:
+            if self._stages and size >= STAGED:
+                return [_Staged(number, size, functools.partial(self._lend, number, code, header, buffers))]
+            return self._lend(number, code, header, buffers)
+        return self._encode_whole(number, code, header, buffers)
+
+    def _lend(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
+        """Put a payload into shared memory, if that can be had, and return the call."""
+        loan = self._pool.lend(buffers)
+        if loan is None:
+            return self._encode_whole(number, code, header, buffers)
+        self._lent[number] = loan[0]
+        return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
+
+    def _encode_whole(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
+        limits = self._limits
         pieces = encode(
             Kind.CALL, number, code=code, header=header, buffers=buffers, limit=limits.message, small=limits.small
         )
@@ -326,10 +362,40 @@ class Channel:
                 piece.sent = functools.partial(self._left, number)
         return pieces
 
+    def _release(self, pieces: list[Any]) -> None:
+        """Send a call whose turn has come."""
+        if isinstance(pieces[0], _Staged):
+            self._wake(functools.partial(self._stage, pieces[0]))
+        else:
+            self._post(pieces)
+
+    def _stage(self, staged: _Staged) -> None:
+        """Have another thread copy what would hold up the loop for long."""
+        making = self.loop.run_in_executor(None, staged.make)
+        making.add_done_callback(functools.partial(self._made, staged.number))
+
+    def _made(self, number: int, making: asyncio.Future[list[Sendable]]) -> None:
+        """A call's payload is in shared memory: the call follows, unless it was withdrawn."""
+        pending = self._pending.get(number)
+        if pending is None or self._error is not None or making.cancelled():
+            if (segment := self._lent.pop(number, None)) is not None:
+                self._pool.give_up(segment)
+        elif (error := making.exception()) is not None:
+            self._pending.pop(number, None)
+            fail(pending[0], error if isinstance(error, Exception) else ConnectionLost(str(error)))
+        else:
+            pieces = making.result()
+            self._send_posted()
+            assert self._connection is not None
+            self._connection.send_now(pieces)
+            if isinstance(pieces[0], Bulk):
+                return
+        self._left(number)
+
     def _left(self, number: int) -> None:
         """A large call is out: those that waited for it follow."""
         with self._lining:
-            self._line.left(number, self._post)
+            self._line.left(number, self._release)
         self._on_drained()
 
     def withdraw(self, number: int | tuple[int, ...]) -> None:
@@ -347,7 +413,7 @@ class Channel:
         """Have a call not leave any more, or tell the controller that it is no longer wanted."""
         if self._line.leaving:
             with self._lining:
-                if self._line.withdraw(number, self._post):
+                if self._line.withdraw(number, self._release):
                     return
             if number in self._line.leaving:
                 self._call_soon(functools.partial(self._withdraw, number))

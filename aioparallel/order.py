@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from aioparallel.wire import Bulk, Sendable, size_of
+from aioparallel.wire import Sendable, size_of
 
 __all__ = ["Line"]
 
@@ -19,10 +19,11 @@ Release: TypeAlias = Callable[[list[Sendable]], object]
 class _Call:
     """A call that waits."""
 
-    __slots__ = ("engines", "number", "pieces", "place", "size")
+    __slots__ = ("engines", "large", "number", "pieces", "place", "size")
 
-    def __init__(self, number: int, engines: Engines, pieces: list[Sendable], place: int) -> None:
+    def __init__(self, number: int, engines: Engines, pieces: list[Sendable], large: bool, place: int) -> None:
         self.number = number
+        self.large = large
         self.engines = engines
         self.pieces = pieces
         self.place = place
@@ -50,22 +51,23 @@ class Line:
     def __repr__(self) -> str:
         return f"<Line: {len(self.leaving)} calls leaving, {len(self._waiting)} waiting>"
 
-    def enter(self, number: int, targets: str | Iterable[int] | None, pieces: list[Sendable]) -> bool:
+    def enter(self, number: int, targets: str | Iterable[int] | None, pieces: list[Sendable], *, large: bool) -> bool:
         """Say whether a call may leave now; one that may not is kept until its turn.
 
         Args:
             number: The call's.
             targets: The engines it is for, or "all"; None: it may overtake and be overtaken.
             pieces: The call.
+            large: Whether it takes a while to leave; `left` tells when it has.
         """
         engines = frozenset[int]() if targets is None else None if targets == "all" else frozenset(map(int, targets))
         if targets is not None and any(_meet(engines, other) for other in (*self.leaving.values(), *self._queues)):
             self._places += 1
-            call = self._waiting[number] = _Call(number, engines, pieces, self._places)
+            call = self._waiting[number] = _Call(number, engines, pieces, large, self._places)
             self._queues.setdefault(engines, deque()).append(call)
             self.size += call.size
             return False
-        if isinstance(pieces[0], Bulk):
+        if large:
             self.leaving[number] = engines
         return True
 
@@ -116,7 +118,7 @@ class Line:
                 del self._queues[call.engines]
             del self._waiting[call.number]
             self.size -= call.size
-            if isinstance(call.pieces[0], Bulk):
+            if call.large:
                 self.leaving[call.number] = call.engines
                 taken.append(call.engines)
             release(call.pieces)

@@ -30,7 +30,7 @@ class Played:
     def enter(self, number: int, targets: Any, *, large: bool = False) -> None:
         pieces = call(number, large=large)
         self._pieces[id(pieces)] = number
-        if self.line.enter(number, targets, pieces):
+        if self.line.enter(number, targets, pieces, large=large):
             self.gone.append(number)
         else:
             self._kept = pieces, getattr(self, "_kept", None)  # no other gets its id
@@ -108,8 +108,8 @@ def test_what_waits_can_be_withdrawn() -> None:
 
 def test_nobody_sees_an_empty_line_before_what_waited_has_left() -> None:
     line = Line()
-    line.enter(1, [0], call(1, large=True))
-    line.enter(2, [0], call(2))
+    line.enter(1, [0], call(1, large=True), large=True)
+    line.enter(2, [0], call(2), large=False)
     line.left(1, lambda pieces: pytest.fail("too late") if not line.leaving else None)
     assert not line.leaving
 

@@ -212,6 +212,51 @@ def test_tasks_and_the_asyncio_face(cluster: client.Cluster) -> None:
     asyncio.run(main())
 
 
+STAGED = numpy.arange(2**20, dtype=float)  # 8 MiB: copied by a thread when the caller is a loop
+
+
+def test_the_asyncio_face_copies_in_a_thread_and_keeps_the_order(cluster: client.Cluster) -> None:
+    async def main() -> None:
+        async with MultiEngineClient(cluster.capability("multiengine")) as mec:
+            await mec.reset()
+            await mec.execute("done = []")
+            handles = []
+            for n in range(6):
+                handles += [
+                    mec.push({"a": STAGED * n}, targets=n % 3),
+                    mec.execute(f"done.append(({n}, a[1]))", targets=n % 3),
+                    mec.execute(f"done.append({n})"),
+                ]
+            assert not handles[0].done()
+            await asyncio.gather(*handles)
+            expected: list[list[Any]] = [[], [], []]
+            for n in range(6):
+                expected[n % 3].append((n, n))
+                for done in expected:
+                    done.append(n)
+            assert await mec.pull("done") == expected
+
+    asyncio.run(main())
+
+
+def test_what_is_being_copied_can_be_withdrawn(cluster: client.Cluster) -> None:
+    async def main() -> None:
+        async with MultiEngineClient(cluster.capability("multiengine")) as mec:
+            await mec.reset()
+            pushes = [mec.push({"a": STAGED}) for _ in range(5)]
+            behind = mec.execute("b = 1")
+            for push in pushes:
+                push.cancel()
+            await behind
+            assert await mec.apply(lambda: 1) == [1, 1, 1]
+            assert not mec.channel._line.leaving
+            assert not mec.channel._lent
+            # The connection may end in the middle as well.
+            mec.push({"a": STAGED})
+
+    asyncio.run(main())
+
+
 def test_a_bound_is_a_bound_and_zero_shares_nothing(cluster: client.Cluster) -> None:
     capability = cluster.capability("multiengine")
     with client.MultiEngineClient(capability, limits=Limits(message=2**20)) as mec:
