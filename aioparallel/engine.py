@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from aioparallel.broadcast import Stored
 from aioparallel.capability import Capability
 from aioparallel.channel import find_capability
 from aioparallel.dial import connect
@@ -34,7 +35,19 @@ from aioparallel.errors import (
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
 from aioparallel.seat import Answer, Seat
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, Limits, Sendable, Status, encode
+from aioparallel.wire import (
+    LAST,
+    NO_ENGINE,
+    STORED,
+    EngineCall,
+    Frame,
+    HostCall,
+    Kind,
+    Limits,
+    Sendable,
+    Status,
+    encode,
+)
 
 __all__ = ["Dial", "EngineHost", "Upstream"]
 
@@ -113,6 +126,7 @@ class EngineHost:
         self._capability = capability
         self._source = source
         self._limits = limits or Limits()
+        self._stored = Stored(self._limits.share)
         self._path = [*map(str, path), os.getcwd()]
         self._connect_timeout = connect_timeout
         self._on_waiting = on_waiting
@@ -233,13 +247,13 @@ class EngineHost:
     def _from_controller(self, frames: list[Frame]) -> None:
         for frame in frames:
             if frame.kind == Kind.COMMAND:
-                seat = self._engines.get(frame.engine)
-                if seat is not None:
-                    seat.command(frame)
-                else:
-                    self._refuse(frame, f"engine {frame.engine} is not at this host")
+                command = self._stored.command(frame) if frame.code == STORED else frame
+                if command is not None:
+                    self._command(command)
             elif frame.kind == Kind.CANCEL:
-                if frame.engine in self._engines:
+                if self._stored.cancel(frame.id):
+                    self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
+                elif frame.engine in self._engines:
                     self._engines[frame.engine].cancel(frame.id)
             elif frame.kind == Kind.CALL:
                 self._called(frame)
@@ -247,6 +261,13 @@ class EngineHost:
                 self._joined(frame)
             elif frame.kind == Kind.GOODBYE:
                 self._goodbye = from_plain(frame.json())
+
+    def _command(self, frame: Frame) -> None:
+        seat = self._engines.get(frame.engine)
+        if seat is not None:
+            seat.command(frame)
+        else:
+            self._refuse(frame, f"engine {frame.engine} is not at this host")
 
     def _joined(self, frame: Frame) -> None:
         """Take the answer to a JOIN or a READY, whose id is the seat's number."""
@@ -266,6 +287,13 @@ class EngineHost:
             self._ready.set_result(None)
 
     def _called(self, frame: Frame) -> None:
+        if frame.code == HostCall.STORE:
+            for command in self._stored.keep(frame):
+                self._command(command)
+            return
+        if frame.code == HostCall.DROP:
+            self._stored.drop(frame.id)
+            return
         if frame.code in (HostCall.WATCH, HostCall.FORGET):
             # Not answered, and of no importance once the engine is gone.
             seat = self._engines.get(frame.engine)

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from aioparallel.broadcast import Outgoing
 from aioparallel.connection import Connection
 from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
 from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
@@ -167,8 +168,11 @@ class Engine:
             self._since = self._loop.time()
         self._under_way[number] = command
         self._exclusive = command.exclusive
-        connection = self._link.connection
-        connection.send(connection.forward(command.payload, Kind.COMMAND, number, engine=self.id))
+        connection, payload = self._link.connection, command.payload
+        if command.broadcast and self._link.outgoing.is_for(payload):
+            connection.send(self._link.outgoing.command(payload, number, self.id))
+        else:
+            connection.send(connection.forward(payload, Kind.COMMAND, number, engine=self.id))
         if command.watched:
             self._link.tell(HostCall.WATCH, number, self.id)
 
@@ -331,6 +335,7 @@ class EngineLink:
     def __init__(self, connection: Connection, roster: Roster, python: str) -> None:
         self.connection = connection
         self.numbers = roster.numbers
+        self.outgoing = Outgoing(connection, roster.numbers)
         self.engines: dict[int, Engine] = {}
         self._roster = roster
         self._python = python

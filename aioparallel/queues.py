@@ -24,9 +24,12 @@ class Command:
         cancelled: No longer wanted; `Queue.pop` skips it.
         waiting: Whether it is in a queue; the queue keeps it true.
         watched: Whether its client is to be told what it writes, while it runs.
+        broadcast: Whether other engines are sent the same payload.
     """
 
     __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting", "watched")
+
+    broadcast: bool = False
 
     def __init__(
         self,

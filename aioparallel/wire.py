@@ -33,7 +33,7 @@ import enum
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from aioparallel.errors import DeserializationError, MessageTooLarge, ProtocolError
 from aioparallel.limits import PIECE, SMALL, Limits
@@ -41,6 +41,7 @@ from aioparallel.stream import LONG_HEAD, Assembly, Buffer, Streams, check_sizes
 
 __all__ = [
     "HEAD",
+    "KEY",
     "LAST",
     "NO_ENGINE",
     "OUTPUT_META",
@@ -48,6 +49,7 @@ __all__ = [
     "RESULT_META",
     "SHARED",
     "SMALL",
+    "STORED",
     "TRIED",
     "Buffer",
     "Bulk",
@@ -70,6 +72,9 @@ HEAD = struct.Struct("<IBBHQHHI")
 #: Header of a RESULT from a kernel: started (wall clock, seconds), running time (seconds), length of stdout;
 #: then the bytes of stdout, then those of stderr.
 RESULT_META = struct.Struct("<ddI")
+#: Code of a COMMAND whose payload the host has already: its header is the id of the STORE (`broadcast`).
+STORED = 1
+KEY = struct.Struct("<Q")
 #: Header of a NOTICE of output: how much of that stream of the command went before, bytes.
 OUTPUT_META = struct.Struct("<Q")
 #: Bytes that are read at once; from `DIRECT` on they are read into their place, if that is known.
@@ -141,6 +146,8 @@ class HostCall(enum.IntEnum):
     STOP = 2  # end the engine
     WATCH = 3  # tell what the command `id` writes while it runs; not answered
     FORGET = 4  # the client whose session is `id` is gone: no more log records for it; not answered
+    STORE = 5  # keep this payload under this `id`: commands are going to name it (`broadcast`); not answered
+    DROP = 6  # keep the payload `id` no longer; not answered
 
 
 class KernelCall(enum.IntEnum):
@@ -209,7 +216,9 @@ class Frame:
         segment: Of a SHARED frame: what its payload lies in, as held here (`memory.Segment`), once it was opened.
     """
 
-    __slots__ = ("_count", "_header", "body", "code", "engine", "flags", "id", "kind", "segment", "size")
+    __slots__ = (
+        "__weakref__", "_count", "_header", "body", "code", "engine", "flags", "id", "kind", "segment", "size",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -236,6 +245,21 @@ class Frame:
 
     def __repr__(self) -> str:
         return f"<Frame {Kind(self.kind).name} id={self.id} engine={self.engine} code={self.code} {self.size} bytes>"
+
+    @classmethod
+    def shared(cls, segment: Any, lengths: Sequence[int], header: bytes) -> Self:
+        """Return a COMMAND whose payload lies in a segment that is held here."""
+        body = b"".join((header, _loan(segment, lengths)))
+        frame = cls(len(body), Kind.COMMAND, SHARED, 0, 0, NO_ENGINE, 1, len(header), [body])
+        frame.segment = segment
+        return frame
+
+    def command(self, number: int, engine: int) -> Frame:
+        """Return the same payload as a COMMAND for an engine."""
+        flags = self.flags & SHARED
+        frame = Frame(self.size, Kind.COMMAND, flags, 0, number, engine, self._count, self._header, self.body)
+        frame.segment = self.segment
+        return frame
 
     @property
     def is_large(self) -> bool:
@@ -415,8 +439,12 @@ def encode_shared(
         engine: Which engine.
         header: The header's bytes.
     """
-    loan = LOAN.pack(segment.number, segment.inode) + struct.pack(f"<{len(lengths)}Q", *lengths)
+    loan = _loan(segment, lengths)
     return encode(kind, number, code=code, flags=flags | SHARED, engine=engine, header=header, buffers=[loan])
+
+
+def _loan(segment: Any, lengths: Sequence[int]) -> bytes:
+    return LOAN.pack(segment.number, segment.inode) + struct.pack(f"<{len(lengths)}Q", *lengths)
 
 
 class Decoder:

@@ -8,11 +8,24 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+from aioparallel.broadcast import Stored
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
 from aioparallel.errors import EngineDied, to_plain
 from aioparallel.namespace import Namespace
-from aioparallel.wire import OUTPUT_META, RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, News, Status, encode
+from aioparallel.wire import (
+    OUTPUT_META,
+    RESULT_META,
+    STORED,
+    EngineCall,
+    Frame,
+    HostCall,
+    Kind,
+    Limits,
+    News,
+    Status,
+    encode,
+)
 
 Later = Callable[[], None]
 #: Ids of calls that tell of a fresh kernel: this, and the engine.
@@ -32,6 +45,7 @@ class ModelHost:
         self.spaces: dict[int, Namespace] = {}
         self.ids: list[int] = []
         self.down: set[int] = set()
+        self.stored = Stored(0)
         self.first: dict[int, int] = {}
         self.lost: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._joined: dict[int, asyncio.Future[int]] = {}
@@ -60,17 +74,28 @@ class ModelHost:
                 self.ids.append(frame.engine)
                 self._make_space(frame.engine)
                 self._joined[frame.id].set_result(frame.engine)
-            elif frame.kind == Kind.COMMAND and not self._stale(frame):
-                self.waiting.append(frame)
-                if self.eager:
-                    self.step()
+            elif frame.kind == Kind.COMMAND:
+                command = self.stored.command(frame) if frame.code == STORED else frame
+                if command is not None:
+                    self._command(command)
             elif frame.kind == Kind.CANCEL:
                 self._cancel(frame)
+            elif frame.kind == Kind.CALL and frame.code == HostCall.STORE:
+                for command in self.stored.keep(frame):
+                    self._command(command)
+            elif frame.kind == Kind.CALL and frame.code == HostCall.DROP:
+                self.stored.drop(frame.id)
             elif frame.kind == Kind.CALL and frame.code in (HostCall.WATCH, HostCall.FORGET):
                 self.told.append((HostCall(frame.code), frame.engine, frame.id))
             elif frame.kind == Kind.CALL:
                 self.asked.append((HostCall(frame.code), frame.engine))
                 self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine))
+
+    def _command(self, frame: Frame) -> None:
+        if not self._stale(frame):
+            self.waiting.append(frame)
+            if self.eager:
+                self.step()
 
     def _make_space(self, engine: int) -> None:
         self.spaces[engine] = Namespace(engine, run_coroutine=_no_coroutines, outlet=_Outlet(self, engine))

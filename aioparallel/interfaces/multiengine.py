@@ -87,13 +87,14 @@ class _Submission:
 class _Part(Command):
     """What one engine does of a call."""
 
-    __slots__ = ("engine", "submission")
+    __slots__ = ("broadcast", "engine", "submission")
 
     def __init__(self, submission: _Submission, engine: Engine, label: bytes) -> None:
         done = submission.interface.done
         super().__init__(submission.frame, submission.client, done, label=label, exclusive=True)
         self.engine = engine
         self.submission = submission
+        self.broadcast = submission.remaining > 1
 
 
 class MultiEngineInterface(Interface):
