@@ -72,7 +72,12 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
         Whenever one asks, also after the end, it is told from the beginning, of the last piece before the value is
         there. Like `add_done_callback`'s functions it is called in the thread that takes in what arrives; an exception
         in it is logged, and harms nobody.
+
+        Raises:
+            TypeError: `listener` can't be called.
         """
+        if not callable(listener):
+            raise TypeError(f"{listener!r} can't be called")
         channel = self._channel
         if channel is not None:
             self._portal.call(lambda: channel.watch(self._number, self).listen(listener))
