@@ -18,15 +18,16 @@ PROMPT = """
 import code, contextlib, doctest, io, sys, types
 main = sys.modules["__main__"] = types.ModuleType("__main__")
 person = code.InteractiveInterpreter(main.__dict__)
-checker, flags, failed = doctest.OutputChecker(), doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS, False
-for example in doctest.DocTestParser().get_examples(sys.stdin.read()):
-    seen = io.StringIO()
-    with contextlib.redirect_stdout(seen), contextlib.redirect_stderr(seen):
+checker, flags = doctest.OutputChecker(), doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+screen, wrong = io.StringIO(), []
+with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+    for example in doctest.DocTestParser().get_examples(sys.stdin.read()):
+        before = screen.tell()
         person.runsource(example.source, "<stdin>")
-    if not checker.check_output(example.want, seen.getvalue(), flags):
-        failed = True
-        print(">>> " + example.source + checker.output_difference(example, seen.getvalue(), flags))
-sys.exit(failed)
+        seen = screen.getvalue()[before:]
+        if not checker.check_output(example.want, seen, flags):
+            wrong.append(">>> " + example.source + checker.output_difference(example, seen, flags))
+sys.exit("".join(wrong) or None)
 """
 
 
