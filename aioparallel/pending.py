@@ -137,7 +137,7 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
             if timeout is None:
                 self._portal.wait_for(self)
             elif not self._portal.wait([self], timeout):
-                raise TimeoutError
+                raise TimeoutError(f"the call has not ended after {timeout} s; it goes on")
         if self._state != _FINISHED:
             raise concurrent.futures.CancelledError
         return self._exception

@@ -144,6 +144,22 @@ def test_an_empty_list_of_targets_is_told_from_a_cluster_without_engines():
     asyncio.run(main())
 
 
+def test_what_is_ours_among_the_commands_clears_nothing_when_it_fails():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            ours = mec._submit("end_forwarding", (), None, kept=True)
+            user = mec.execute("1")
+            await settle()
+            host.step()
+            with pytest.raises(CompositeError, match="TypeError"):
+                await ours
+            await settle()
+            host.step()
+            assert [result.value for result in await user] == ["1"]
+
+    asyncio.run(main())
+
+
 def test_targets_that_are_not_there():
     async def main() -> None:
         async with model_cluster(2) as (controller, host), connect(controller) as mec:

@@ -295,6 +295,8 @@ class MultiEngineInterface(Interface):
     def done(self, part: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
+        # What stays in a queue that is cleared is not the user's own step: nothing was meant to build on it.
+        failed = failed and not part.submission.kept
         # One that was withdrawn ends in an interrupt that nobody is told of: it does not count as a failure.
         wanted = part.submission.remaining > 0
         part.submission.answer(part.engine, result)
