@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aioparallel.benchmark import measure
@@ -18,11 +17,14 @@ from aioparallel.programs import ProgramCalls, named
 from aioparallel.properties import PropertyCalls
 from aioparallel.records import as_level
 from aioparallel.reference import Reference
-from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of
+from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of, names_asked
 from aioparallel.sequences import SequenceCalls
 from aioparallel.wire import Frame
 
-__all__ = ["MultiEngineCalls", "OnJoin", "Targets", "View"]
+__all__ = ["EMPTY", "MultiEngineCalls", "OnJoin", "Targets", "View"]
+
+#: What is said of an empty list of targets while there are engines, as `mec[4:]` gives it.
+EMPTY = "the targets are an empty list, so nobody was asked; 'all' names every engine"
 
 
 class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
@@ -107,12 +109,13 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
 
         Args:
             names: The values by name.
-            readonly: Arrays (numpy's, and what has its `setflags`) can't be changed in place, so that they stay one
-                copy for all.
+            readonly: Values that are arrays (numpy's, and what has its `setflags`) can't be changed in place, so that
+                they stay one copy for all. Arrays inside other values are not looked for.
             targets: Which engines.
             block: Whether to wait.
 
         Raises:
+            TypeError: `names` is not a dict.
             ValueError: A key is not an identifier.
         """
         names = named(names)
@@ -123,9 +126,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
 
         Raises:
             NameError: An engine does not have one of the names.
+            TypeError: A name is not a str.
         """
-        asked = names if isinstance(names, str) else list(names)
-        return self._command("pull", (asked,), targets, block, label=f"pull {names}")
+        return self._command("pull", (names_asked(names),), targets, block, label=f"pull {names}")
 
     def benchmark(self, *, rounds: int = 200, size: int = 10_000_000, targets: Targets | None = None) -> Any:
         """Measure how long a call takes that does nothing, and how fast data reaches one engine and all of them.
@@ -271,7 +274,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             TimeoutError: They took longer. They go on.
             TypeError: One of them is not the result of a call of this face.
         """
-        one = isinstance(pending, (asyncio.Future, concurrent.futures.Future))
+        one = not isinstance(pending, Iterable) or isinstance(pending, asyncio.Future)
         return self._wait_for_all([pending] if one else list(pending), timeout)
 
     def __getitem__(self, key: str | int | slice | Sequence[int]) -> Any:
@@ -279,7 +282,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             return self.pull(key)
         if isinstance(key, slice):
             return self._view(self, self._known_ids()[key], bare=False)
-        if isinstance(key, int):
+        if isinstance(key, int) and not isinstance(key, bool):
             ids = self._known_ids()
             if key < 0 and -key <= len(ids):
                 key = ids[key]
@@ -289,6 +292,8 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         return self._view(self, self._plain(key), bare=False)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        if not isinstance(name, str):
+            raise TypeError(f"{name!r} is not a name that can be pushed; names of some engines: mec[0]['a'] = 1")
         self.push({name: value})
 
     def __iter__(self) -> Iterator[Any]:
@@ -391,7 +396,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         known = self._present_ids()
         ids = known if isinstance(targets, str) else targets
         if not ids:
-            raise NoEnginesRegistered
+            raise NoEnginesRegistered(EMPTY if known else "")
         for target in ids:
             if target not in known:
                 raise _no_such_engine(target, known)

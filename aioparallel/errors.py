@@ -159,7 +159,7 @@ class InvalidProperty(OperationError, LookupError):
 
 
 class NoEnginesRegistered(OperationError):
-    """All engines were asked for, and there are none."""
+    """All engines were asked for, and there are none; or the targets were an empty list."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(

@@ -72,7 +72,12 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
         Whenever one asks, also after the end, it is told from the beginning, of the last piece before the value is
         there. Like `add_done_callback`'s functions it is called in the thread that takes in what arrives; an exception
         in it is logged, and harms nobody.
+
+        Raises:
+            TypeError: `listener` can't be called.
         """
+        if not callable(listener):
+            raise TypeError(f"{listener!r} can't be called")
         channel = self._channel
         if channel is not None:
             self._portal.call(lambda: channel.watch(self._number, self).listen(listener))
@@ -132,7 +137,7 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
             if timeout is None:
                 self._portal.wait_for(self)
             elif not self._portal.wait([self], timeout):
-                raise TimeoutError
+                raise TimeoutError(f"the call has not ended after {timeout} s; it goes on")
         if self._state != _FINISHED:
             raise concurrent.futures.CancelledError
         return self._exception

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from aioparallel.results import Targets
+from aioparallel.results import Targets, names_asked
 
 __all__ = ["ProgramCalls", "named"]
 
@@ -52,10 +52,9 @@ class ProgramCalls:
 
         Raises:
             NameError: An engine does not have one of the names.
-            TypeError: It is not that of a Python function.
+            TypeError: It is not that of a Python function; or a name is not a str.
         """
-        asked = names if isinstance(names, str) else list(names)
-        return self._command("pull_function", (asked,), targets, block, label=f"pull_function {names}")
+        return self._command("pull_function", (names_asked(names),), targets, block, label=f"pull_function {names}")
 
     def run(self, filename: str | Path, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Run a file of Python on each target, in its namespace; return a `ResultList` as `execute` does.
@@ -92,8 +91,11 @@ def named(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return names and values to be pushed.
 
     Raises:
+        TypeError: They are not a mapping.
         ValueError: A key is not an identifier.
     """
+    if not isinstance(values, Mapping):
+        raise TypeError(f"what is pushed is a dict of values by name, not {type(values).__name__}")
     names = dict(values)
     for name in names:
         if not isinstance(name, str) or not name.isidentifier():

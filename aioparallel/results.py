@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from asyncio import CancelledError
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ __all__ = [
     "Targets",
     "collect",
     "name_of",
+    "names_asked",
     "outputs",
     "value_of",
 ]
@@ -57,6 +58,21 @@ def name_of(f: Any) -> str:
     while isinstance(f, functools.partial):
         f = f.func
     return str(getattr(f, "__qualname__", None) or type(f).__name__)[:80]
+
+
+def names_asked(names: str | Sequence[str]) -> str | list[str]:
+    """Return names to be pulled as they travel: one, or a list of several.
+
+    Raises:
+        TypeError: They are anything else.
+    """
+    if isinstance(names, str):
+        return names
+    listed = list(names) if isinstance(names, Iterable) else [names]
+    for name in listed:
+        if not isinstance(name, str):
+            raise TypeError(f"what is pulled is a name or a sequence of names, each a str, not {name!r}")
+    return listed
 
 
 @dataclass(frozen=True, slots=True)

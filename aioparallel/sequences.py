@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from aioparallel.partition import check_dist, cut, is_sequence, join
-from aioparallel.results import name_of
+from aioparallel.results import name_of, names_asked
 
 __all__ = ["Mapper", "SequenceCalls", "Targets"]
 
@@ -173,8 +173,9 @@ class SequenceCalls:
 
         Raises:
             NameError: An engine does not have one of the names.
+            TypeError: A name is not a str.
         """
-        asked = names if isinstance(names, str) else list(names)
+        asked = names_asked(names)
         transposed = None if isinstance(asked, str) or self._is_bare(targets) else _transposed
         return self._command(
             "pull", (asked,), targets, block, label=f"pull {names}", method="zip_pull", then=transposed
@@ -218,6 +219,8 @@ def _check_function(f: Any) -> None:
 
 def _columns(seqs: Iterable[Iterable[Any]]) -> list[Any]:
     """Return the arguments of a map as things that can be cut, all of one length."""
+    if not isinstance(seqs, Iterable):
+        raise TypeError(f"raw_map takes a list of sequences, one for each argument, not {type(seqs).__name__}")
     columns: list[Any] = []
     for place, seq in enumerate(seqs):
         if is_sequence(seq):

@@ -106,6 +106,60 @@ def test_targets_of_a_wrong_type_are_a_value_error(targets: Any):
     asyncio.run(main())
 
 
+WRONG: list[tuple[Any, type[Exception], str]] = [
+    (lambda mec: mec.push([("a", 1)]), TypeError, "a dict of values by name, not list"),
+    (lambda mec: mec.push(5), TypeError, "a dict of values by name, not int"),
+    (lambda mec: mec.on_join.push(5), TypeError, "a dict of values by name, not int"),
+    (lambda mec: mec.push_function(abs), TypeError, "a dict of values by name, not builtin"),
+    (lambda mec: mec.pull(5), TypeError, "each a str, not 5"),
+    (lambda mec: mec.pull(["a", 5]), TypeError, "each a str, not 5"),
+    (lambda mec: mec.zip_pull(None), TypeError, "each a str, not None"),
+    (lambda mec: mec.pull_function({1}), TypeError, "each a str, not 1"),
+    (lambda mec: mec.raw_map(abs, 5), TypeError, "raw_map takes a list of sequences, one for each argument, not int"),
+    (lambda mec: mec.barrier(5), TypeError, "barrier waits for handles of calls, not for 5"),
+    (lambda mec: mec[True], ValueError, "targets are an engine id, 'all', or a sequence of ids, not True"),
+    (lambda mec: mec.__setitem__(slice(2), 5), TypeError, r"is not a name .* mec\[0\]\['a'\] = 1"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "text"), WRONG)
+def test_a_wrong_argument_is_named_and_nothing_is_sent(call: Any, kind: type[Exception], text: str):
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            with pytest.raises(kind, match=text):
+                call(mec)
+            await settle()
+            assert not host.waiting
+
+    asyncio.run(main())
+
+
+def test_an_empty_list_of_targets_is_told_from_a_cluster_without_engines():
+    async def main() -> None:
+        async with model_cluster(2) as (controller, _), connect(controller) as mec:
+            for call in (mec[2:].keys(), mec.restart(targets=[]), mec.scatter("a", "b", targets=[])):
+                with pytest.raises(NoEnginesRegistered, match="the targets are an empty list"):
+                    await call
+
+    asyncio.run(main())
+
+
+def test_what_is_ours_among_the_commands_clears_nothing_when_it_fails():
+    async def main() -> None:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as mec:
+            ours = mec._submit("end_forwarding", (), None, kept=True)
+            user = mec.execute("1")
+            await settle()
+            host.step()
+            with pytest.raises(CompositeError, match="TypeError"):
+                await ours
+            await settle()
+            host.step()
+            assert [result.value for result in await user] == ["1"]
+
+    asyncio.run(main())
+
+
 def test_targets_that_are_not_there():
     async def main() -> None:
         async with model_cluster(2) as (controller, host), connect(controller) as mec:

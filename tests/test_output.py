@@ -490,6 +490,8 @@ def test_two_engines_are_watched_while_they_run(mec: client.MultiEngineClient, t
     late = Seen()
     pending.on_output(late)
     assert late.pieces == seen.pieces
+    with pytest.raises(TypeError, match="5 can't be called"):
+        pending.on_output(5)  # type: ignore[arg-type]
 
 
 def test_it_is_complete_before_the_result_is_there(mec: client.MultiEngineClient) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioparallel.calls import MultiEngineCalls, View
+from aioparallel.calls import EMPTY, MultiEngineCalls, View
 from aioparallel.channel import Client, Finish, Handle
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
@@ -290,12 +290,14 @@ class MultiEngineInterface(Interface):
     def _engines(self, client: ClientProxy, targets: Any) -> list[Engine]:
         engines = chosen(client, self.host.engines, targets)
         if not engines:
-            raise NoEnginesRegistered
+            raise NoEnginesRegistered(EMPTY if chosen(client, self.host.engines, "all") else "")
         return engines
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
+        # What stays in a queue that is cleared is not the user's own step: nothing was meant to build on it.
+        failed = failed and not part.submission.kept
         # One that was withdrawn ends in an interrupt that nobody is told of: it does not count as a failure.
         wanted = part.submission.remaining > 0
         part.submission.answer(part.engine, result)
