@@ -109,8 +109,9 @@ def test_targets_of_a_wrong_type_are_a_value_error(targets: Any):
 def test_targets_that_are_not_there():
     async def main() -> None:
         async with model_cluster(2) as (controller, host), connect(controller) as mec:
-            with pytest.raises(InvalidEngineID, match="no engine 5; engines: 0, 1"):
+            with pytest.raises(InvalidEngineID, match="no engine 5; engines: 0, 1") as caught:
                 await mec.execute("1", targets=5)
+            assert not hasattr(caught.value, "engine_id")  # no engine has raised it
             with pytest.raises(InvalidEngineID):
                 await mec.execute("1", targets=[0, 7])
             with pytest.raises(OperationError, match="twice"):
