@@ -161,7 +161,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     def reset(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Clear the targets' queues and namespaces, and seed `id` again."""
         chosen_ones = self._plain(targets)
-        self._begin("clear_queue", plain_value, header=json.dumps({"targets": chosen_ones}).encode())
+        header = json.dumps({"targets": chosen_ones}).encode()
+        # Nobody asks for that answer: what is wrong with the targets is told by the reset itself.
+        self.channel.call("clear_queue", concurrent.futures.Future(), _whatever, header=header)
         return self._command("reset", (), targets, block)
 
     def queue_status(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
@@ -440,6 +442,10 @@ def _collected(method: str, targets: list[int] | None, bare: bool, then: Callabl
     if then is None:
         return functools.partial(collect, method=method, targets=targets, bare=bare)
     return lambda frames: then(collect(frames, method=method, targets=targets, bare=False))
+
+
+def _whatever(frames: list[Frame]) -> None:
+    """Take an answer, whatever it says."""
 
 
 def _refuse(error: OperationError, frames: list[Frame]) -> Any:

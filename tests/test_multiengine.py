@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import Any
 
@@ -288,6 +289,20 @@ def test_kill_of_the_controller_ends_it_in_good_order():
                 await controller.wait_closed()
                 with pytest.raises(ConnectionLost, match="controller has ended"):
                     await mec.get_ids()
+
+    asyncio.run(main())
+
+
+def test_a_reset_that_is_refused_is_told_once():
+    async def main() -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        async with model_cluster(1) as (controller, _), connect(controller) as mec:
+            with pytest.raises(InvalidEngineID):
+                await mec.reset(targets=7)
+            await settle()
+            gc.collect()
+            assert complaints == []
 
     asyncio.run(main())
 
