@@ -391,7 +391,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         known = self._present_ids()
         ids = known if isinstance(targets, str) else targets
         if not ids:
-            raise NoEnginesRegistered
+            raise NoEnginesRegistered.among(known)
         for target in ids:
             if target not in known:
                 raise _no_such_engine(target, known)

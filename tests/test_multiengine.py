@@ -117,6 +117,9 @@ def test_targets_that_are_not_there():
                 await mec.execute("1", targets=[0, 7])
             with pytest.raises(OperationError, match="twice"):
                 await mec.execute("1", targets=[0, 0])
+            for call in (mec[7:].execute("1"), mec.queue_status(targets=[]), mec.map(abs, [1], targets=())):
+                with pytest.raises(NoEnginesRegistered, match=r"an empty list, which names no engine; engines: 0, 1$"):
+                    await call
             assert host.waiting == []
         async with model_cluster(0) as (controller, _), connect(controller) as mec:
             for call in (mec.execute("1"), mec.keys(), mec.queue_status(), mec.clear_queue(), mec.interrupt()):

@@ -289,7 +289,7 @@ class MultiEngineInterface(Interface):
     def _engines(self, client: ClientProxy, targets: Any) -> list[Engine]:
         engines = chosen(client, self.host.engines, targets)
         if not engines:
-            raise NoEnginesRegistered
+            raise NoEnginesRegistered.among([engine.id for engine in chosen(client, self.host.engines, "all")])
         return engines
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
