@@ -473,6 +473,15 @@ class View(MultiEngineCalls):
     def __repr__(self) -> str:
         return f"<View of engines {self.targets} of {self._client!r}>"
 
+    def get_ids(self, block: bool | None = None) -> Any:
+        """Return the ids of those of its engines that are there, ascending."""
+        chosen_ones = self._plain(None)
+
+        def finish(frames: list[Frame]) -> list[int]:
+            return [target for target in plain_value(frames) if chosen_ones == "all" or target in chosen_ones]
+
+        return self._operate("get_ids", block, finish)
+
     def _present_ids(self) -> list[int]:
         # Those of the client: a call through a view may name others than its own.
         return self._client._present_ids()

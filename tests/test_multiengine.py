@@ -62,6 +62,9 @@ def test_views_address_their_engines_and_one_engine_gives_bare_values():
             assert await mec[1:]["me"] == [1, 2, 3]
             assert await mec[1:][::2]["me"] == [1, 3]
             assert len(mec[1:]) == 3
+            assert await mec[1:].get_ids() == [1, 2, 3]
+            assert await mec[[3, 1]].get_ids() == [1, 3]
+            assert await mec[2].get_ids() == [2]
             assert await mec[2].pull("me", targets=[0, 1]) == [0, 1]
             mec["x"] = 7
             assert await mec["x"] == [7] * 4
