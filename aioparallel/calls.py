@@ -360,8 +360,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         then: Callable[[list[Any]], Any] | None = None,
     ) -> Any:
         """Ask each target something of its own, as one call; `arguments` gives them for so many targets."""
+        chosen_ones = self._plain(targets)
         try:
-            ids = self._resolved(self._plain(targets))
+            ids = self._resolved(chosen_ones)
         except OperationError as error:
             # Told when the answer is asked for, as the controller tells it of calls that it refuses.
             return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
@@ -376,8 +377,10 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             )
             for target, each in zip(ids, arguments(len(ids)), strict=True)
         ]
-        pending = self._begin_each("submit", _collected(method, ids, bare, then), calls, watch)
-        pending.targets, pending.bare = ids, bare
+        # "all" stays what it was, also where it is one engine: its error comes in a group.
+        order = None if isinstance(chosen_ones, str) else ids
+        pending = self._begin_each("submit", _collected(method, order, bare, then), calls, watch)
+        pending.targets, pending.bare = order, bare
         return self._deliver(pending, block)
 
     def _resolved(self, targets: str | list[int]) -> list[int]:

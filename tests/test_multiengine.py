@@ -133,6 +133,19 @@ def test_targets_that_are_not_there():
     asyncio.run(main())
 
 
+def test_all_engines_raise_a_group_also_where_that_is_one():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _), connect(controller) as mec:
+            for call in (mec.pull("no"), mec.gather("no"), mec.map("no", [1]), mec.apply(double)):
+                with pytest.raises(CompositeError, match="1 of 1 engines raised"):
+                    await call
+            for target in (0, [0]):
+                with pytest.raises(NameError):
+                    await mec.map("no", [1], targets=target)
+
+    asyncio.run(main())
+
+
 def test_a_failure_clears_what_waits_there_at_that_moment_and_nothing_else():
     async def main() -> None:
         async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
