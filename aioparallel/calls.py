@@ -281,7 +281,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             return self.pull(key)
         if isinstance(key, slice):
             return self._view(self, self._known_ids()[key], bare=False)
-        if isinstance(key, int):
+        if isinstance(key, int) and not isinstance(key, bool):
             ids = self._known_ids()
             if key < 0 and -key <= len(ids):
                 key = ids[key]

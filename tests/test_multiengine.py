@@ -73,6 +73,8 @@ def test_views_address_their_engines_and_one_engine_gives_bare_values():
             assert (await mec[1].queue_status()) == {"id": 1, "pending": None, "queue": []}
             with pytest.raises(TypeError, match="get_ids"):
                 iter(mec)
+            with pytest.raises(ValueError, match="not True"):
+                mec[True]
 
     asyncio.run(main())
 
