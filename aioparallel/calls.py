@@ -51,6 +51,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     channel: Channel
     _begin: Callable[..., Any]
     _begin_each: Callable[..., Any]
+    _check_block: Callable[[bool | None], None]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
     _forget: Callable[[], Any]
@@ -160,6 +161,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
 
     def reset(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Clear the targets' queues and namespaces, and seed `id` again."""
+        self._check_block(block)
         chosen_ones = self._plain(targets)
         header = json.dumps({"targets": chosen_ones}).encode()
         # Nobody asks for that answer: what is wrong with the targets is told by the reset itself.
@@ -235,6 +237,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             ValueError: There is no such level.
             TypeError: `logger` is not a name.
         """
+        self._check_block(block)
         forwarding = LogForwarding(self.channel, as_level(level), logger, self._plain(targets))
         try:
             forwarding.installed = self._submit(*forwarding.request, targets, kept=True)
@@ -316,6 +319,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         rebind: Collection[Any] = (),
     ) -> Any:
         """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
+        self._check_block(block)
         submitted = self._submit(verb, arguments, targets, label=label, method=method, then=then, rebind=rebind)
         return self._deliver(submitted, block)
 
@@ -360,6 +364,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         then: Callable[[list[Any]], Any] | None = None,
     ) -> Any:
         """Ask each target something of its own, as one call; `arguments` gives them for so many targets."""
+        self._check_block(block)
         chosen_ones = self._plain(targets)
         try:
             ids = self._resolved(chosen_ones)
@@ -465,6 +470,7 @@ class View(MultiEngineCalls):
         self._bare = bare
         self._begin = client._begin
         self._begin_each = client._begin_each
+        self._check_block = client._check_block
         self._deliver = client._deliver
         self._operate = client._operate
         self._forget = client._forget

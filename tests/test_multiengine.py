@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 from typing import Any
@@ -278,10 +279,35 @@ def test_an_unpicklable_argument_is_named_and_nothing_is_sent():
                 mec.push({"not a name": 1})
             with pytest.raises(TypeError, match="code is a str"):
                 mec.execute(3)
-            with pytest.raises(ConfigurationError, match="blocking face"):
-                mec.execute("1", block=True)
             assert mec.channel._pending == {}
             assert host.waiting == []
+
+    asyncio.run(main())
+
+
+def test_a_call_that_would_block_is_refused_before_anything_is_sent():
+    async def main() -> None:
+        async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
+            waiting = mec.keys()
+            behind = mec.keys()
+            for mine in (mec, mec[0], mec[:1], mec.on_join):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    mine.push({"x": 1}, block=True)
+            for call in (mec.reset, mec.clear_queue, mec.kill, mec.forward_logging, mec.get_ids):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    call(block=True)
+            for mapped in (mec.parallel(block=True)(double), functools.partial(mec.map, double, block=True)):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    mapped([1])
+            await settle()
+            assert len(host.waiting) == 2
+            assert host.asked == []
+            for _ in range(4):
+                host.step()
+                await settle()
+            assert (await waiting, await behind) == ([[], []], [[], []])
+            assert mec.channel._pending == {}
+            assert mec.channel.forwardings == {}
 
     asyncio.run(main())
 
