@@ -1,15 +1,16 @@
 """Every method of MultiEngine, as data: how to call it, what it gives, what it leaves on engines, how it fails.
 
-`test_table.py` makes cells of this: method × targets × face × outcome. Where a cell does not exist, the method's `without`
-says why.
+`test_table.py` makes cells of this: method × targets × face × outcome. Where a cell does not exist, the method's
+`without` says why.
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aioparallel.client import PendingResult, Reference
@@ -33,6 +34,8 @@ FILES = {"good.py": "x = me + 1\n", "bad.py": "1 / 0\n"}
 #: Never used: pushed functions leave it behind for the engine's.
 me = -1
 
+NOTHING = Reference("nothing")
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -54,30 +57,34 @@ class Method:
     """One method, and one way to call it.
 
     Attributes:
-        call: Calls it, on a client or a view, with `targets` and `block` where the cell gives them.
-        each: The value of one engine: such methods give a list in target order, and a view of one engine the bare value.
+        name: What it is called.
+        args: Its arguments, besides `targets` and `block`.
+        wrong: Arguments with which it fails on every target.
+        through: How it is called, if not plainly: with the client or view, the arguments, and `targets` and `block`
+            where the cell gives them.
+        each: The value of one engine: such methods give a list in target order, and a view of one engine the bare one.
         whole: The value for these targets, `bare` or not, of methods that give one value whatever the targets.
         kind: The type of the list.
         seen: What of a value, or of an engine's, is compared.
         effect: What the call leaves.
         prepare: Done first, by another client.
-        fail: Calls it so that every target fails.
-        error, text: What that raises, and what it says of the engine.
-        by: The method that the error names.
+        error, text: What `wrong` raises, and the beginning of what it says of an engine.
+        by: The method that the error names; by default the last part of the name.
         at_once: Whether that error is raised by the call itself, before anything is sent.
         single: Whether several targets raise that as one does, since it is not user code that raises it.
-        without: Why there are no cells with that target, face or outcome, or that face and outcome.
+        without: Why there are no cells with that target, face or outcome.
     """
 
     name: str
-    call: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    wrong: tuple[Any, ...] = ()
+    through: Callable[..., Any] | None = None
     each: Callable[[int], Any] | None = None
     whole: Callable[[Sequence[int], bool], Any] = lambda ids, bare: None
     kind: type = list
     seen: Callable[[Any], Any] = lambda value: value
     effect: Effect | None = None
     prepare: Callable[[Any], Any] = lambda control: None
-    fail: Callable[..., Any] | None = None
     error: type[Exception] = ZeroDivisionError
     text: Callable[[int], str] = lambda engine: "division by zero"
     by: str = ""
@@ -85,89 +92,101 @@ class Method:
     single: bool = False
     without: Mapping[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
-def calling(name: str, *args: Any) -> Callable[..., Any]:
-    """Return what calls a method with these arguments."""
-    return lambda mec, **how: operator.attrgetter(name)(mec)(*args, **how)
+    def call(self, mec: Any, **how: Any) -> Any:
+        """Call it on a client or a view."""
+        return self._called(mec, self.args, how)
+
+    def fail(self, mec: Any, **how: Any) -> Any:
+        """Call it so that every target fails."""
+        return self._called(mec, self.wrong, how)
+
+    def _called(self, mec: Any, args: tuple[Any, ...], how: dict[str, Any]) -> Any:
+        if self.through is not None:
+            return self.through(mec, *args, **how)
+        return operator.attrgetter(self.name)(mec)(*args, **how)
 
 
-def name_on_engines(expression: str) -> Callable[[Any], list[Any]]:
-    """Return what looks at the value of an expression on every engine."""
-    return lambda control: control.apply(_same, Reference(expression), targets=list(ENGINES))
+# What is sent about.
 
 
-def _same(value: Any) -> Any:
+def scale_x(x: int) -> int:
+    return x * me
+
+
+def scaled_by(x: Any, scale: int) -> Any:
+    return x * scale
+
+
+def same(value: Any) -> Any:
     return value
+
+
+def over_nothing(x: int) -> float:
+    return x / 0
+
+
+def with_a_default(x: Any = NOTHING) -> Any:
+    return x
+
+
+# What is expected.
+
+
+def part(engine: int) -> list[int]:
+    return list(range(3 * engine, 3 * engine + 3))
 
 
 def executed(result: Any) -> tuple[int, str, str | None]:
     return result.id, result.input, result.value
 
 
-def dealt(seq: Any) -> Callable[[Sequence[int]], list[Any]]:
+def ran(result: Any) -> tuple[int, str, str | None]:
+    return result.id, result.input.rpartition("/")[2], result.value
+
+
+def dealt(seq: Any, ids: Sequence[int]) -> list[Any]:
     """Return how a sequence is cut for these targets, in blocks."""
-
-    def parts(ids: Sequence[int]) -> list[Any]:
-        size, more = divmod(len(seq), len(ids))
-        ends = [size * place + min(place, more) for place in range(len(ids) + 1)]
-        return [seq[start:end] for start, end in zip(ends, ends[1:], strict=False)]
-
-    return parts
+    size, more = divmod(len(seq), len(ids))
+    ends = [size * place + min(place, more) for place in range(len(ids) + 1)]
+    return [seq[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def mapped(ids: Sequence[int], bare: bool) -> list[int]:
     """Return `map(scaled, range(7))`, each engine scaling its part by what it has."""
-    return [10 * engine * x for engine, part in zip(ids, dealt(range(7))(ids), strict=True) for x in part]
+    return [10 * engine * x for engine, xs in zip(ids, dealt(range(7), ids), strict=True) for x in xs]
 
 
 def transposed(ids: Sequence[int], bare: bool) -> Any:
-    rows = [[10 * engine, _part(engine)] for engine in ids]
+    rows = [[10 * engine, part(engine)] for engine in ids]
     return rows[0] if bare else list(zip(*rows, strict=True))
 
 
 def gathered(ids: Sequence[int], bare: bool) -> list[int]:
-    return [item for engine in ids for item in _part(engine)]
+    return [item for engine in ids for item in part(engine)]
 
 
-def _part(engine: int) -> list[int]:
-    return list(range(3 * engine, 3 * engine + 3))
+# How what is not called plainly is called.
 
 
-def _scale_x(x: int) -> int:
-    return x * me
+def through_mapper(mec: Any, *args: Any, **how: Any) -> Any:
+    return mec.mapper(**how).map(*args)
 
 
-def _with_a_missing_default(x: Any = Reference("nothing")) -> Any:
-    return x
+def through_parallel(mec: Any, f: Any, *seqs: Any, **how: Any) -> Any:
+    return mec.parallel(**how)(f)(*seqs)
 
 
-def through_mapper(f: Any, *seqs: Any) -> Callable[..., Any]:
-    return lambda mec, **how: mec.mapper(**how).map(f, *seqs)
+def waited(mec: Any) -> Any:
+    return mec.barrier([mec.push({"x": 7}, block=False), mec.execute("1/0", block=False)], timeout=60)
 
 
-def through_parallel(f: Any, *seqs: Any) -> Callable[..., Any]:
-    return lambda mec, **how: mec.parallel(**how)(f)(*seqs)
-
-
-def _over_nothing(x: int) -> float:
-    return x / 0
-
-
-def _scaled_there(x: Any, scale: int) -> Any:
-    return x * scale
-
-
-X = name_on_engines("globals().get('x')")
-SEVEN = Effect(X, lambda ids: [7] * len(ids))
-PUSHED = Effect(name_on_engines("'g' in globals() and g(2)"), lambda ids: [20 * i for i in ids], lambda engine: False)
-PROPERTIES = functools.partial(Effect, lambda control: control.get_properties(), before=lambda engine: {"n": engine})
-
-
-def note(control: Any) -> None:
-    """Have each engine's property `n` be its id."""
-    control.clear_properties()
-    for engine in ENGINES:
-        control.set_properties({"n": engine}, targets=engine)
+def flushed(mec: Any) -> Any:
+    """Return what becomes of a result that was flushed."""
+    lost = mec.pull("me", block=False)
+    return then(mec.flush(), lambda _: type(lost.exception()).__name__)
 
 
 def measured(mec: Any, **how: Any) -> Any:
@@ -179,7 +198,7 @@ def heard(mec: Any, **how: Any) -> Any:
     pieces: list[Any] = []
     with mec.watching(pieces.append):
         answer = mec.execute("print(me)", **how)
-    return _then(answer, lambda value: sorted((piece.engine, piece.text) for piece in pieces))
+    return then(answer, lambda _: sorted((piece.engine, piece.text) for piece in pieces))
 
 
 def forwarded(mec: Any, **how: Any) -> Any:
@@ -189,305 +208,211 @@ def forwarded(mec: Any, **how: Any) -> Any:
     return installed.r if isinstance(installed, PendingResult) and "block" not in how else installed
 
 
-def _then(answer: Any, f: Callable[[Any], Any]) -> Any:
-    if hasattr(answer, "add_callback"):
-        answer.add_callback(f)
-        return answer
-    return f(answer)
+def then(answer: Any, f: Callable[[Any], Any]) -> Any:
+    """Make something of a value that is there, or on its way."""
+    if not hasattr(answer, "add_callback"):
+        return f(answer)
+    answer.add_callback(f)
+    return answer
 
 
-def waited(mec: Any, **how: Any) -> Any:
-    return mec.barrier([mec.execute("x = 7", block=False), mec.execute("1/0", block=False)], timeout=60)
+def note(control: Any) -> None:
+    """Have each engine's property `n` be its id."""
+    control.clear_properties()
+    for engine in ENGINES:
+        control.set_properties({"n": engine}, targets=engine)
 
 
-NO_TARGETS = "it takes no targets: it is not about engines, or about all of them"
-NOT_USERS = "it runs no user code"
-WAITS = "it waits always"
+def evaluated(expression: str) -> Callable[[Any], list[Any]]:
+    """Return what looks at the value of an expression on every engine."""
+    return lambda control: control.apply(same, Reference(expression), targets=list(ENGINES))
 
-_untargeted = {"one": NO_TARGETS, "list": NO_TARGETS, "missing": NO_TARGETS}
-_global = {**_untargeted, "raises": NOT_USERS}
-_on_join = {
-    "one": NO_TARGETS,
-    "list": NO_TARGETS,
-    "view": "set-up is for every engine: a view refuses it",
-    "slice": "set-up is for every engine: a view refuses it",
-    "missing": NO_TARGETS,
-    "none": "not an error there: it is for engines that come (another test)",
+
+X = evaluated("globals().get('x')")
+SEVEN = Effect(X, lambda ids: [7] * len(ids))
+FILE = Effect(X, lambda ids: [10 * i + 1 for i in ids])
+LAST = Effect(evaluated("globals().get('_')"), lambda ids: [10 * i + 1 for i in ids])
+PUSHED = Effect(evaluated("'g' in globals() and g(2)"), lambda ids: [20 * i for i in ids], lambda engine: False)
+CLEARED = Effect(
+    evaluated("('me' in globals(), id)"), lambda ids: [(False, i) for i in ids], lambda engine: (True, engine)
+)
+PROPERTIES = partial(Effect, lambda control: control.get_properties(), before=lambda engine: {"n": engine})
+
+NO_TARGETS = "it takes no targets: it is about all engines, or about none"
+OF_ALL = "set-up is for every engine: a view refuses it (another test)"
+NOT_USERS = {"raises": "it runs no user code, and has no argument that could be wrong"}
+WAITS = {"pending": "it waits always"}
+UNTARGETED = {"one": NO_TARGETS, "list": NO_TARGETS, "missing": NO_TARGETS}
+LATER = {"none": "not an error: it is also for engines that come (another test)"}
+EXECUTES = {"missing": "that is for `execute` to say", "none": "that is for `execute` to say"}
+
+no_name = partial(Method, error=NameError, text=lambda engine: "name 'nothing' is not defined")
+noted = partial(Method, prepare=note)
+kept: dict[str, Any] = {
+    "prepare": lambda control: control.on_join.clear(),
+    "without": UNTARGETED | LATER | {"view": OF_ALL, "slice": OF_ALL},
 }
-_kept = functools.partial(Method, prepare=lambda control: control.on_join.clear())
 
 TABLE = [
     Method(
         "get_ids",
-        lambda mec, **how: mec.get_ids(**how),
         whole=lambda ids, bare: sorted(ids),
-        without=_global | {"none": "no engines is what it answers then (another test)"},
+        without=UNTARGETED | NOT_USERS | {"none": "no ids are no error (another test)"},
     ),
     Method(
         "execute",
-        calling("execute", "me + 1"),
+        ("me + 1",),
+        ("1/0",),
         each=lambda i: (i, "me + 1", str(10 * i + 1)),
         kind=ResultList,
         seen=executed,
-        effect=Effect(name_on_engines("globals().get('_')"), lambda ids: [10 * i + 1 for i in ids]),
-        fail=calling("execute", "1/0"),
+        effect=LAST,
     ),
-    Method(
-        "apply",
-        calling("apply", _scaled_there, 3, Reference("me")),
-        each=lambda i: 30 * i,
-        fail=calling("apply", operator.truediv, 1, 0),
-    ),
-    Method(
-        "push",
-        calling("push", {"x": 7}),
-        each=lambda i: None,
-        effect=SEVEN,
-        fail=calling("push", {"x": Reference("nothing")}),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-    ),
-    Method(
-        "pull",
-        calling("pull", ("me", "part")),
-        each=lambda i: [10 * i, _part(i)],
-        fail=calling("pull", "nothing"),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-    ),
-    Method(
-        "zip_pull",
-        calling("zip_pull", ("me", "part")),
-        whole=transposed,
-        fail=calling("zip_pull", ["me", "nothing"]),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-    ),
-    Method(
-        "push_function",
-        calling("push_function", {"g": _scale_x}),
-        each=lambda i: None,
-        effect=PUSHED,
-        fail=calling("push_function", {"g": _with_a_missing_default}),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-    ),
+    Method("apply", (scaled_by, 3, Reference("me")), (operator.truediv, 1, 0), each=lambda i: 30 * i),
+    no_name("push", ({"x": 7},), ({"x": NOTHING},), each=lambda i: None, effect=SEVEN),
+    no_name("pull", (("me", "part"),), ("nothing",), each=lambda i: [10 * i, part(i)]),
+    no_name("zip_pull", (("me", "part"),), (["me", "nothing"],), whole=transposed),
+    no_name("push_function", ({"g": scale_x},), ({"g": with_a_default},), each=lambda i: None, effect=PUSHED),
     Method(
         "pull_function",
-        calling("pull_function", "scaled"),
+        ("scaled",),
+        ("me",),
         each=lambda i: 20 * i,
         seen=lambda f: f(2),
-        fail=calling("pull_function", "me"),
         error=TypeError,
         text=lambda i: "'me' is not a Python function but of type int; `pull` gets values of any kind",
     ),
-    Method(
+    no_name(
         "scatter",
-        calling("scatter", "x", "abcdefg"),
+        ("x", "abcdefg"),
+        ("x", [NOTHING] * 3),
         each=lambda i: None,
-        effect=Effect(X, dealt("abcdefg")),
-        fail=calling("scatter", "x", [Reference("nothing")] * 3),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
+        effect=Effect(X, lambda ids: dealt("abcdefg", ids)),
     ),
-    Method(
-        "gather",
-        calling("gather", "part"),
-        whole=gathered,
-        fail=calling("gather", "nothing"),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-    ),
-    Method("map", calling("map", "scaled", range(7)), whole=mapped, fail=calling("map", _over_nothing, [1] * 3)),
-    Method(
-        "raw_map",
-        calling("raw_map", "scaled", [range(7)]),
-        whole=mapped,
-        fail=calling("raw_map", _over_nothing, [[1] * 3]),
-        by="map",
-    ),
-    Method(
-        "mapper",
-        through_mapper("scaled", range(7)),
-        whole=mapped,
-        fail=through_mapper(_over_nothing, [1] * 3),
-        by="map",
-    ),
-    Method(
-        "parallel",
-        through_parallel("scaled", range(7)),
-        whole=mapped,
-        fail=through_parallel(_over_nothing, [1] * 3),
-        by="map",
-    ),
+    no_name("gather", ("part",), ("nothing",), whole=gathered),
+    Method("map", ("scaled", range(7)), (over_nothing, [1] * 3), whole=mapped),
+    Method("raw_map", ("scaled", [range(7)]), (over_nothing, [[1] * 3]), whole=mapped, by="map"),
+    Method("mapper", ("scaled", range(7)), (over_nothing, [1] * 3), through_mapper, whole=mapped, by="map"),
+    Method("parallel", ("scaled", range(7)), (over_nothing, [1] * 3), through_parallel, whole=mapped, by="map"),
     Method(
         "run",
-        calling("run", "good.py"),
-        each=lambda i: (i, "good.py", None),
+        ("good.py",),
+        ("bad.py",),
+        each=lambda i: (i, "good.py')", None),
         kind=ResultList,
-        seen=lambda result: (result.id, result.input.rpartition("/")[2].rstrip("')"), result.value),
-        effect=Effect(X, lambda ids: [10 * i + 1 for i in ids]),
-        fail=calling("run", "bad.py"),
+        seen=ran,
+        effect=FILE,
     ),
     Method(
         "get_result",
-        calling("get_result"),
+        (),
+        (0,),
         each=lambda i: (i, SETUP, None),
         kind=ResultList,
         seen=executed,
-        fail=calling("get_result", 0),
         error=IndexError,
-        text=lambda i: "there is no result 0: results are numbered from 1",
+        text=lambda i: "there is no result 0: results are numbered from 1, the last one is ",
     ),
-    Method("keys", calling("keys"), each=lambda i: NAMES, without={"raises": NOT_USERS}),
-    Method(
-        "reset",
-        calling("reset"),
-        each=lambda i: None,
-        effect=Effect(
-            name_on_engines("('me' in globals(), id)"), lambda ids: [(False, i) for i in ids], lambda i: (True, i)
-        ),
-        without={"raises": NOT_USERS},
-    ),
+    Method("keys", each=lambda i: NAMES, without=NOT_USERS),
+    Method("reset", each=lambda i: None, effect=CLEARED, without=NOT_USERS),
     Method(
         "queue_status",
-        calling("queue_status"),
         each=lambda i: {"id": i, "pending": None, "queue": []},
         kind=QueueStatusList,
-        without={"raises": NOT_USERS},
+        without=NOT_USERS,
     ),
-    Method("clear_queue", calling("clear_queue"), each=lambda i: 0, without={"raises": NOT_USERS}),
-    Method("interrupt", calling("interrupt"), without={"raises": NOT_USERS}),
-    Method("restart", calling("restart"), without={"raises": NOT_USERS}),
-    Method("kill", calling("kill"), without={"raises": NOT_USERS}),
-    Method(
+    Method("clear_queue", each=lambda i: 0, without=NOT_USERS),
+    Method("interrupt", without=NOT_USERS),
+    Method("restart", without=NOT_USERS),
+    Method("kill", without=NOT_USERS),
+    noted(
         "set_properties",
-        calling("set_properties", {"gpu": True}),
+        ({"gpu": True},),
+        ({"gpu": object},),
         effect=PROPERTIES(after=lambda ids: [{"n": i, "gpu": True} for i in ids]),
-        prepare=note,
-        fail=calling("set_properties", {"gpu": object}),
         error=TypeError,
         text=lambda i: "property 'gpu' is a type; properties are None, bool, int, float, str",
         at_once=True,
     ),
-    Method(
+    noted(
         "get_properties",
-        calling("get_properties"),
+        (),
+        ("gpu",),
         each=lambda i: {"n": i},
-        prepare=note,
-        fail=calling("get_properties", "gpu"),
         error=InvalidProperty,
         text=lambda i: f"engine {i} has no property 'gpu'; it has n",
         single=True,
     ),
-    Method(
+    noted(
         "has_properties",
-        calling("has_properties", ["n", "gpu"]),
+        (["n", "gpu"],),
+        (3,),
         each=lambda i: [True, False],
-        prepare=note,
-        fail=calling("has_properties", 3),
         error=TypeError,
         text=lambda i: "names of properties are strings, not 3",
         at_once=True,
     ),
-    Method(
+    noted(
         "del_properties",
-        calling("del_properties", "n"),
+        ("n",),
+        (["n", "gpu"],),
         effect=PROPERTIES(after=lambda ids: [{} for i in ids]),
-        prepare=note,
-        fail=calling("del_properties", ["n", "gpu"]),
         error=InvalidProperty,
         text=lambda i: f"engine {i} has no property 'gpu'; it has n",
         single=True,
     ),
-    Method(
-        "clear_properties",
-        calling("clear_properties"),
-        effect=PROPERTIES(after=lambda ids: [{} for i in ids]),
-        prepare=note,
-        without={"raises": NOT_USERS},
-    ),
+    noted("clear_properties", effect=PROPERTIES(after=lambda ids: [{} for i in ids]), without=NOT_USERS),
     Method(
         "barrier",
-        waited,
+        through=waited,
         effect=SEVEN,
-        without=_untargeted
-        | {"pending": WAITS, "raises": "it swallows what calls raise", "none": "that is what the calls raise"},
+        without=UNTARGETED | WAITS | {"raises": "it swallows what calls raise", "none": "that is what calls raise"},
     ),
-    Method("flush", calling("flush"), without=_global | {"pending": WAITS, "none": "it asks no engines"}),
+    Method(
+        "flush",
+        through=flushed,
+        whole=lambda ids, bare: "InvalidDeferredID",
+        without=UNTARGETED | WAITS | NOT_USERS | {"none": "it asks no engine (another test)"},
+    ),
     Method(
         "benchmark",
-        measured,
+        through=measured,
         whole=lambda ids, bare: len(ids),
         seen=lambda result: result.engines,
-        without={"pending": WAITS, "raises": "the functions it calls are its own"},
+        without=WAITS | {"raises": "the functions it calls are its own"},
     ),
     Method(
         "watching",
-        heard,
+        through=heard,
         whole=lambda ids, bare: [(i, f"{10 * i}\n") for i in sorted(ids)],
-        without={"raises": "nothing is called but `execute`", "missing": "that is for `execute` to say"}
-        | {"none": "that is for `execute` to say"},
+        without=EXECUTES | {"raises": "that is for `execute` to say"},
     ),
+    Method("forward_logging", through=forwarded, each=lambda i: None, without=NOT_USERS),
     Method(
-        "forward_logging", forwarded, each=lambda i: None, without={"raises": "records of user code, not its values"}
-    ),
-    _kept(
         "on_join.execute",
-        calling("on_join.execute", "x = 7"),
+        ("x = 7",),
+        ("1/0",),
         each=lambda i: (i, "x = 7", None),
         kind=ResultList,
         seen=executed,
         effect=SEVEN,
-        fail=calling("on_join.execute", "1/0"),
-        by="execute",
-        without=_on_join,
+        **kept,
     ),
-    _kept(
-        "on_join.apply",
-        calling("on_join.apply", _scaled_there, 3, Reference("me")),
-        each=lambda i: 30 * i,
-        fail=calling("on_join.apply", operator.truediv, 1, 0),
-        by="apply",
-        without=_on_join,
+    Method("on_join.apply", (scaled_by, 3, Reference("me")), (operator.truediv, 1, 0), each=lambda i: 30 * i, **kept),
+    no_name("on_join.push", ({"x": 7},), ({"x": NOTHING},), each=lambda i: None, effect=SEVEN, **kept),
+    no_name(
+        "on_join.push_function", ({"g": scale_x},), ({"g": with_a_default},), each=lambda i: None, effect=PUSHED, **kept
     ),
-    _kept(
-        "on_join.push",
-        calling("on_join.push", {"x": 7}),
-        each=lambda i: None,
-        effect=SEVEN,
-        fail=calling("on_join.push", {"x": Reference("nothing")}),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-        by="push",
-        without=_on_join,
-    ),
-    _kept(
-        "on_join.push_function",
-        calling("on_join.push_function", {"g": _scale_x}),
-        each=lambda i: None,
-        effect=PUSHED,
-        fail=calling("on_join.push_function", {"g": _with_a_missing_default}),
-        error=NameError,
-        text=lambda i: "name 'nothing' is not defined",
-        by="push_function",
-        without=_on_join,
-    ),
-    _kept(
+    Method(
         "on_join.run",
-        calling("on_join.run", "good.py"),
-        each=lambda i: (i, None),
+        ("good.py",),
+        ("bad.py",),
+        each=lambda i: (i, "good.py')", None),
         kind=ResultList,
-        seen=lambda result: (result.id, result.value),
-        effect=Effect(X, lambda ids: [10 * i + 1 for i in ids]),
-        fail=calling("on_join.run", "bad.py"),
-        by="run",
-        without=_on_join,
+        seen=ran,
+        effect=FILE,
+        **kept,
     ),
-    _kept(
-        "on_join.list", calling("on_join.list"), whole=lambda ids, bare: [], without=_on_join | {"raises": NOT_USERS}
-    ),
-    _kept(
-        "on_join.clear", calling("on_join.clear"), whole=lambda ids, bare: 0, without=_on_join | {"raises": NOT_USERS}
-    ),
+    Method("on_join.list", whole=lambda ids, bare: [], **kept | {"without": kept["without"] | NOT_USERS}),
+    Method("on_join.clear", whole=lambda ids, bare: 0, **kept | {"without": kept["without"] | NOT_USERS}),
 ]

@@ -22,7 +22,7 @@ import aioparallel
 from aioparallel import client
 from aioparallel.calls import MultiEngineCalls, OnJoin
 from aioparallel.capability import Capability
-from aioparallel.errors import CompositeError, ConfigurationError, InvalidEngineID, NoEnginesRegistered
+from aioparallel.errors import CompositeError, ConfigurationError, InvalidEngineID, NoEnginesRegistered, QueueCleared
 
 #: Methods that end kernels: their cells are of model engines, and a real cluster has a test of its own.
 ENDING = {"kill", "restart"}
@@ -138,7 +138,7 @@ class Stage:
     runner: asyncio.Runner
     complaints: list[dict[str, Any]]
 
-    def play(self, method: Method, targets: Targets, face: str, where: str, call: Callable[..., Any]) -> Any:
+    def play(self, targets: Targets, face: str, where: str, call: Callable[..., Any]) -> Any:
         """Make a call of a cell, and return its value, or raise what it raises."""
         if face == "asyncio":
             return self.runner.run(self._awaited(targets, where, call))
@@ -147,8 +147,11 @@ class Stage:
             return call(mec, **targets.how)
         pending = call(mec, **targets.how, block=False)
         assert isinstance(pending, client.PendingResult)
-        with contextlib.suppress(Exception):
-            assert pending.r is pending.r
+        error = pending.exception(30)
+        if error is not None:
+            assert pending.exception() is error
+            raise error
+        assert pending.r is pending.get_result()
         return pending.r
 
     async def _awaited(self, targets: Targets, where: str, call: Callable[..., Any]) -> Any:
@@ -204,7 +207,7 @@ def check_effect(method: Method, control: client.MultiEngineClient, ids: tuple[i
 def test_success(stage: Stage, control: client.MultiEngineClient, method: Method, name: str, face: str):
     targets = PRESENT[name]
     method.prepare(control)
-    value = stage.play(method, targets, face, "model" if method.name in ENDING else "real", method.call)
+    value = stage.play(targets, face, "model" if method.name in ENDING else "real", method.call)
     if method.each is None:
         seen = None if value is None else method.seen(value)
         assert seen == method.whole(targets.ids, targets.bare)
@@ -218,27 +221,35 @@ def test_success(stage: Stage, control: client.MultiEngineClient, method: Method
 
 @pytest.mark.parametrize(("method", "name", "face"), cells("raises"))
 def test_user_exception(stage: Stage, control: client.MultiEngineClient, method: Method, name: str, face: str):
-    targets = PRESENT[name]
+    ids, by = PRESENT[name].ids, method.by or method.name.rpartition(".")[2]
     method.prepare(control)
-    assert method.fail is not None
-    one = len(targets.ids) == 1 or method.at_once or method.single
+    # What is wrong before anybody runs anything is raised as one error.
+    alone = method.at_once or method.single
+    one = len(ids) == 1 or alone
     with pytest.raises(method.error if one else CompositeError) as caught:
-        stage.play(method, targets, face, "real", method.fail)
-    if one:
-        assert type(caught.value) is method.error
-        assert method.text(targets.ids[0]) in str(caught.value)
-        if not method.at_once and not method.single:
-            assert (caught.value.engine_id, caught.value.method) == (targets.ids[0], method.by or method.name)
-        return
-    headline, *lines = str(caught.value).splitlines()
-    assert headline == f"{len(targets.ids)} of {len(targets.ids)} engines raised"
-    for engine, line, error in zip(targets.ids, lines, caught.value.exceptions, strict=True):
-        assert line.startswith(f"[{engine}:{method.by or method.name}]: {method.error.__name__}: {method.text(engine)}")
-        assert type(error) is method.error
-        assert error.engine_id == engine
-    matched, rest = caught.value.split(method.error)  # what `except*` does
-    assert isinstance(matched, CompositeError)
-    assert rest is None
+        stage.play(PRESENT[name], face, "real", method.fail)
+    errors = [caught.value] if one else caught.value.exceptions
+    assert [type(error) for error in errors] == [method.error] * len(errors)
+    assert all(str(error).startswith(method.text(engine)) for engine, error in zip(ids, errors, strict=False))
+    if not alone:
+        assert [(error.engine_id, error.method) for error in errors] == [(engine, by) for engine in ids]
+    if not one:
+        headline, *lines = str(caught.value).splitlines()
+        assert headline == f"{len(ids)} of {len(ids)} engines raised"
+        for engine, line in zip(ids, lines, strict=True):
+            assert line.startswith(f"[{engine}:{by}]: {method.error.__name__}: {method.text(engine)}")
+    assert inside(caught.value, method.error) == list(errors)
+    check_effect(method, control, ())
+
+
+def inside(error: Exception, kind: type[Exception]) -> list[Exception]:
+    """Return what `except*` finds of that class."""
+    found: list[Exception] = []
+    try:
+        raise error
+    except* kind as group:
+        found += group.exceptions
+    return found
 
 
 @pytest.mark.parametrize(("method", "name", "face"), cells("missing"))
@@ -259,7 +270,7 @@ def refused(
 ) -> None:
     """Play a cell whose engines are not there."""
     with pytest.raises(error) as caught:
-        stage.play(method, targets, face, where, method.call)
+        stage.play(targets, face, where, method.call)
     assert type(caught.value) is error
     assert str(caught.value) == text
     assert not hasattr(caught.value, "engine_id")
@@ -273,14 +284,57 @@ def test_targets_that_are_not_there_are_told_by_the_result_not_by_the_call(stage
             assert isinstance(pending.exception(30), InvalidEngineID), method.name
 
 
-def test_no_engines_are_nothing_to_complain_of_for_some(stage: Stage):
-    for face in FACES:
-        for name in ("get_ids", "flush", "on_join.execute", "on_join.list", "on_join.clear"):
-            if (face, name) != ("pending", "flush"):
-                (method,) = [each for each in TABLE if each.name == name]
-                empty = {"on_join.clear": 1, "flush": None}.get(name, [])
-                seen = stage.play(method, PRESENT["all"], face, "empty", method.call)
-                assert seen == ([seen[0]] if name == "on_join.list" else empty), (face, name)
+@pytest.mark.parametrize("face", FACES)
+def test_what_is_no_error_where_there_are_no_engines(stage: Stage, face: str):
+    def play(name: str) -> Any:
+        (method,) = [each for each in TABLE if each.name == name]
+        return stage.play(PRESENT["all"], face, "empty", method.call)
+
+    assert play("get_ids") == []
+    steps = [method for method in TABLE if method.name.startswith("on_join.") and method.each is not None]
+    for method in steps:
+        value = play(method.name)
+        assert (type(value), value) == (method.kind, [])
+    assert len(play("on_join.list")) == len(steps)
+    assert play("on_join.clear") == len(steps)
+    if face != "pending":
+        assert play("flush") == "InvalidDeferredID"
+
+
+@pytest.mark.parametrize("face", FACES)
+@pytest.mark.parametrize("name", PRESENT)
+def test_engines_that_are_busy(stage: Stage, control: client.MultiEngineClient, name: str, face: str):
+    targets, code = PRESENT[name], "import time; time.sleep(600)"
+    running = [control.execute(code, targets=engine, block=False) for engine in ENGINES]
+    waiting = [control.push({"x": 1}, targets=engine, block=False) for engine in ENGINES]
+    while not all(status["pending"] and status["queue"] for status in control.queue_status()):
+        pass
+
+    def play(method: str) -> Any:
+        return stage.play(targets, face, "real", lambda mec, **how: getattr(mec, method)(**how))
+
+    statuses = [{"id": engine, "pending": code, "queue": ["push x"]} for engine in targets.ids]
+    assert play("queue_status") == (statuses[0] if targets.bare else statuses)
+    assert play("clear_queue") == (1 if targets.bare else [1] * len(targets.ids))
+    assert play("interrupt") is None
+    for engine in targets.ids:
+        assert isinstance(waiting[engine].exception(30), QueueCleared)
+        assert str(running[engine].exception(30)) == "KeyboardInterrupt"
+    others = set(ENGINES) - set(targets.ids)
+    assert not any(pending.done() for engine in others for pending in (running[engine], waiting[engine]))
+    for engine in others:
+        assert running[engine].cancel()
+        assert waiting[engine].exception(30) is None
+
+
+def test_the_asyncio_face_does_not_block(stage: Stage, control: client.MultiEngineClient):
+    for method in TABLE:
+        if not {"pending"} & set(method.without):
+            method.prepare(control)
+            with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                stage.play(Targets(how={"block": True}), "asyncio", "real", method.call)
+            check_effect(method, control, ())
+    assert stage.complaints == []
 
 
 def test_a_view_has_no_set_up(stage: Stage):
@@ -295,7 +349,7 @@ def test_ending_kernels_reaches_those_that_were_named(stage: Stage):
     for method, name in [(method, name) for method in TABLE if method.name in ENDING for name in PRESENT]:
         for face in FACES:
             before = len(host.asked)
-            stage.play(method, PRESENT[name], face, "model", method.call)
+            stage.play(PRESENT[name], face, "model", method.call)
             word = {"kill": "STOP", "restart": "RESTART"}[method.name]
             assert [(call.name, engine) for call, engine in host.asked[before:]] == [
                 (word, engine) for engine in PRESENT[name].ids
@@ -334,4 +388,4 @@ def test_what_is_left_out_of_the_table_is_left_out_for_a_reason():
     for method in TABLE:
         assert set(method.without) <= known, method.name
         assert all(method.without.values()), method.name
-        assert (method.fail is None) == ("raises" in method.without), method.name
+        assert bool(method.wrong) != ("raises" in method.without), method.name
