@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,10 +22,9 @@ from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_o
 from aioparallel.sequences import SequenceCalls
 from aioparallel.wire import Frame
 
-__all__ = ["EMPTY", "MultiEngineCalls", "OnJoin", "Targets", "View"]
+__all__ = ["MultiEngineCalls", "OnJoin", "Targets", "View"]
 
 #: What is said of an empty list of targets while there are engines, as `mec[4:]` gives it.
-EMPTY = "the targets are an empty list, so nobody was asked; 'all' names every engine"
 
 
 class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
@@ -53,6 +53,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     channel: Channel
     _begin: Callable[..., Any]
     _begin_each: Callable[..., Any]
+    _check_block: Callable[[bool | None], None]
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
     _forget: Callable[[], Any]
@@ -163,8 +164,11 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
 
     def reset(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
         """Clear the targets' queues and namespaces, and seed `id` again."""
+        self._check_block(block)
         chosen_ones = self._plain(targets)
-        self._begin("clear_queue", plain_value, header=json.dumps({"targets": chosen_ones}).encode())
+        header = json.dumps({"targets": chosen_ones}).encode()
+        # Nobody asks for that answer: what is wrong with the targets is told by the reset itself.
+        self.channel.call("clear_queue", concurrent.futures.Future(), _whatever, header=header)
         return self._command("reset", (), targets, block)
 
     def queue_status(self, *, targets: Targets | None = None, block: bool | None = None) -> Any:
@@ -236,6 +240,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             ValueError: There is no such level.
             TypeError: `logger` is not a name.
         """
+        self._check_block(block)
         forwarding = LogForwarding(self.channel, as_level(level), logger, self._plain(targets))
         try:
             forwarding.installed = self._submit(*forwarding.request, targets, kept=True)
@@ -319,6 +324,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         rebind: Collection[Any] = (),
     ) -> Any:
         """Ask all targets the same; the value is the list of what they answer, or what `then` makes of it."""
+        self._check_block(block)
         submitted = self._submit(verb, arguments, targets, label=label, method=method, then=then, rebind=rebind)
         return self._deliver(submitted, block)
 
@@ -364,8 +370,10 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         then: Callable[[list[Any]], Any] | None = None,
     ) -> Any:
         """Ask each target something of its own, as one call; `arguments` gives them for so many targets."""
+        self._check_block(block)
+        chosen_ones = self._plain(targets)
         try:
-            ids = self._resolved(self._plain(targets))
+            ids = self._resolved(chosen_ones)
         except OperationError as error:
             # Told when the answer is asked for, as the controller tells it of calls that it refuses.
             return self._deliver(self._begin("get_ids", functools.partial(_refuse, error), header=b"{}"), block)
@@ -381,8 +389,10 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
             )
             for target, each in zip(ids, arguments(len(ids)), strict=True)
         ]
-        pending = self._begin_each("submit", _collected(method, ids, bare, then), calls, watch)
-        pending.targets, pending.bare = ids, bare
+        # "all" stays what it was, also where it is one engine: its error comes in a group.
+        order = None if isinstance(chosen_ones, str) else ids
+        pending = self._begin_each("submit", _collected(method, order, bare, then), calls, watch)
+        pending.targets, pending.bare = order, bare
         return self._deliver(pending, block)
 
     def _resolved(self, targets: str | list[int]) -> list[int]:
@@ -396,7 +406,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         known = self._present_ids()
         ids = known if isinstance(targets, str) else targets
         if not ids:
-            raise NoEnginesRegistered(EMPTY if known else "")
+            raise NoEnginesRegistered.among(known)
         for target in ids:
             if target not in known:
                 raise _no_such_engine(target, known)
@@ -449,6 +459,10 @@ def _collected(method: str, targets: list[int] | None, bare: bool, then: Callabl
     return lambda frames: then(collect(frames, method=method, targets=targets, bare=False))
 
 
+def _whatever(frames: list[Frame]) -> None:
+    """Take an answer, whatever it says."""
+
+
 def _refuse(error: OperationError, frames: list[Frame]) -> Any:
     raise error
 
@@ -463,6 +477,7 @@ class View(MultiEngineCalls):
         self._bare = bare
         self._begin = client._begin
         self._begin_each = client._begin_each
+        self._check_block = client._check_block
         self._deliver = client._deliver
         self._operate = client._operate
         self._forget = client._forget
@@ -473,6 +488,15 @@ class View(MultiEngineCalls):
 
     def __repr__(self) -> str:
         return f"<View of engines {self.targets} of {self._client!r}>"
+
+    def get_ids(self, block: bool | None = None) -> Any:
+        """Return the ids of those of its engines that are there, ascending."""
+        chosen_ones = self._plain(None)
+
+        def finish(frames: list[Frame]) -> list[int]:
+            return [target for target in plain_value(frames) if chosen_ones == "all" or target in chosen_ones]
+
+        return self._operate("get_ids", block, finish)
 
     def _present_ids(self) -> list[int]:
         # Those of the client: a call through a view may name others than its own.

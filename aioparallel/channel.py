@@ -731,11 +731,17 @@ class Client:
         handle.sent(channel, number)
         return handle
 
+    def _check_block(self, block: bool | None) -> None:
+        """Refuse to block, before anything is sent.
+
+        Raises:
+            ConfigurationError: `block` is true.
+        """
+        if block:
+            raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
+
     def _deliver(self, handle: Any, block: bool | None) -> Any:
         """Hand a call's handle to the caller: here it is awaited, so there is nothing to block."""
-        if block:
-            handle.cancel()
-            raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
         handle.unread = self._unread
         return handle
 
@@ -774,6 +780,7 @@ class Client:
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
     ) -> Any:
         """Call an operation of plain values."""
+        self._check_block(block)
         return self._deliver(self._begin(operation, finish, header=json.dumps(arguments).encode()), block)
 
 

@@ -108,6 +108,9 @@ class Client:
         pending.sent(channel, number)
         return pending
 
+    def _check_block(self, block: bool | None) -> None:
+        """Both will do."""
+
     def _deliver(self, pending: PendingResult, block: bool | None) -> Any:
         if not (self.block if block is None else block):
             pending.unread = self._unread

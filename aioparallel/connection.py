@@ -96,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._poll = select.poll()
         self._skips = self._vain = 0
         self._handover = Handover()
+        self._hurry = True
         #: What lies in segments that the far end has not opened yet, and how much, bytes.
         self._lent: dict[tuple[int, int], tuple[Segment | None, int]] = {}
         self._lent_size = 0
@@ -155,12 +156,15 @@ class Connection(asyncio.BufferedProtocol):
             self._weigh()
         return pieces
 
-    def offer_memory(self, token: bytes) -> None:
+    def offer_memory(self, token: bytes, *, hurry: bool) -> None:
         """Offer the far end that large payloads stay in memory both can see.
 
         Args:
             token: Random bytes.
+            hurry: Whether the last word leaves at once, or with whatever is sent next: a write to a far end that has
+                just closed would cost what it said last.
         """
+        self._hurry = hurry
         if self.limits.share and (offer := self._handover.offer(token)) is not None:
             self.send(encode(Kind.MEMORY, header=json.dumps(offer).encode()))
 
@@ -339,7 +343,9 @@ class Connection(asyncio.BufferedProtocol):
             if frame.kind == Kind.MEMORY:
                 if self.limits.share:
                     for answer in self._handover.receive(frame.json()):
-                        self.send(encode(Kind.MEMORY, header=json.dumps(answer).encode()))
+                        self._out += encode(Kind.MEMORY, header=json.dumps(answer).encode())
+                    if self._hurry:
+                        self.send(())
             elif frame.kind == Kind.TAKEN:
                 self._lent_size -= self._lent.pop((frame.id, frame.engine), (None, 0))[1]
                 self._weigh()

@@ -67,7 +67,7 @@ async def connect(
                 },
             )
             if not transports.get(address).in_process:
-                connection.offer_memory(source.token(TOKEN))
+                connection.offer_memory(source.token(TOKEN), hurry=role != "client")
             return connection, welcome
         except (OSError, TimeoutError) as error:
             if isinstance(error, ConnectionFailed):

@@ -159,7 +159,7 @@ class InvalidProperty(OperationError, LookupError):
 
 
 class NoEnginesRegistered(OperationError):
-    """All engines were asked for, and there are none; or the targets were an empty list."""
+    """All engines were asked for, and there are none; or an empty list of them was."""
 
     def __init__(self, text: str = "") -> None:
         super().__init__(
@@ -167,6 +167,13 @@ class NoEnginesRegistered(OperationError):
             or "there are no engines; start some with `aiocluster engines -n 4`, or see why there are none: "
             "`aiocluster logs`"
         )
+
+    @classmethod
+    def among(cls, known: Sequence[int]) -> NoEnginesRegistered:
+        """Return the error for targets that name none, where these engines are."""
+        if not known:
+            return cls()
+        return cls(f"targets are an empty list, which names no engine; engines: {', '.join(map(str, known))}")
 
 
 class InvalidDeferredID(ParallelError, LookupError):

@@ -289,7 +289,9 @@ class ClientProxy:
             raise ProtocolError("the arguments of a call are a JSON object")
         value = _bound(method, name, {"client": self} | arguments)
         if inspect.iscoroutine(value):
-            self._tasks[frame.id] = self._interface.host.create_task(self._finish(frame.id, name, value))
+            number = frame.id
+            task = self._tasks[number] = self._interface.host.create_task(self._finish(number, name, value))
+            task.add_done_callback(lambda _: self._finished(number, value))
         else:
             self.reply(frame.id, value)
 
@@ -298,8 +300,11 @@ class ClientProxy:
             self.reply(number, await work)
         except Exception as error:
             self._failed(number, name, error)
-        finally:
-            self._tasks.pop(number, None)
+
+    def _finished(self, number: int, work: Coroutine[Any, Any, Any]) -> None:
+        self._tasks.pop(number, None)
+        # One that was cancelled before its first step has never begun to wait for this.
+        work.close()
 
     def _failed(self, number: int, name: str, error: Exception) -> None:
         if not isinstance(error, ParallelError):

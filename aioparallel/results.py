@@ -147,7 +147,8 @@ def value_of(frame: Frame, method: str = "") -> Any:
         error: BaseException = serializer().unpack_error(frame.buffers)
     else:
         error = from_plain(frame.json())
-        if not isinstance(error, EngineDied) or error.engine_id is None:
+        # The controller's own word is of no engine.
+        if frame.engine != NO_ENGINE and (not isinstance(error, EngineDied) or error.engine_id is None):
             error.engine_id = frame.engine  # type: ignore[attr-defined]
     # A user's exception class may forbid new attributes; the text then goes without the method's name.
     with suppress(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ class Counter(Interface):
         self.ended.append("stop")
 
     def client_joined(self, client: ClientProxy) -> None:
+        self.client = client
         self.calls.append("joined")
 
     def client_left(self, client: ClientProxy) -> None:
@@ -108,6 +110,23 @@ def test_plain_calls_give_values_or_errors_in_words(caplog: pytest.LogCaptureFix
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == [
         "operation 'fail' of interface 'counter' failed"
     ]
+
+
+def test_a_call_that_is_withdrawn_before_it_began_leaves_nothing():
+    async def main() -> None:
+        async with Controller() as controller:
+            await controller.listen("memory://x")
+            counter = await controller.add(Counter)
+            async with CounterClient(controller.capability("counter")) as client:
+                for _ in range(10):
+                    client.call("wait").cancel()
+                assert await client.call("add") == 1
+                assert await client.call("add") == 2
+                assert counter.client._tasks == {}
+                gc.collect()  # a coroutine that nobody had awaited would warn
+        assert counter.ended == ["stop"]
+
+    asyncio.run(main())
 
 
 def test_a_generator_is_refused_when_the_class_is_made():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import threading
 from typing import Any
 
@@ -61,6 +63,9 @@ def test_views_address_their_engines_and_one_engine_gives_bare_values():
             assert await mec[1:]["me"] == [1, 2, 3]
             assert await mec[1:][::2]["me"] == [1, 3]
             assert len(mec[1:]) == 3
+            assert await mec[1:].get_ids() == [1, 2, 3]
+            assert await mec[[3, 1]].get_ids() == [1, 3]
+            assert await mec[2].get_ids() == [2]
             assert await mec[2].pull("me", targets=[0, 1]) == [0, 1]
             mec["x"] = 7
             assert await mec["x"] == [7] * 4
@@ -69,6 +74,8 @@ def test_views_address_their_engines_and_one_engine_gives_bare_values():
             assert (await mec[1].queue_status()) == {"id": 1, "pending": None, "queue": []}
             with pytest.raises(TypeError, match="get_ids"):
                 iter(mec)
+            with pytest.raises(ValueError, match="not True"):
+                mec[True]
 
     asyncio.run(main())
 
@@ -138,7 +145,7 @@ def test_an_empty_list_of_targets_is_told_from_a_cluster_without_engines():
     async def main() -> None:
         async with model_cluster(2) as (controller, _), connect(controller) as mec:
             for call in (mec[2:].keys(), mec.restart(targets=[]), mec.scatter("a", "b", targets=[])):
-                with pytest.raises(NoEnginesRegistered, match="the targets are an empty list"):
+                with pytest.raises(NoEnginesRegistered, match="targets are an empty list"):
                     await call
 
     asyncio.run(main())
@@ -163,18 +170,35 @@ def test_what_is_ours_among_the_commands_clears_nothing_when_it_fails():
 def test_targets_that_are_not_there():
     async def main() -> None:
         async with model_cluster(2) as (controller, host), connect(controller) as mec:
-            with pytest.raises(InvalidEngineID, match="no engine 5; engines: 0, 1"):
+            with pytest.raises(InvalidEngineID, match="no engine 5; engines: 0, 1") as caught:
                 await mec.execute("1", targets=5)
+            assert not hasattr(caught.value, "engine_id")  # no engine has raised it
             with pytest.raises(InvalidEngineID):
                 await mec.execute("1", targets=[0, 7])
             with pytest.raises(OperationError, match="twice"):
                 await mec.execute("1", targets=[0, 0])
+            for call in (mec[7:].execute("1"), mec.queue_status(targets=[]), mec.map(abs, [1], targets=())):
+                with pytest.raises(NoEnginesRegistered, match=r"an empty list, which names no engine; engines: 0, 1$"):
+                    await call
             assert host.waiting == []
         async with model_cluster(0) as (controller, _), connect(controller) as mec:
             for call in (mec.execute("1"), mec.keys(), mec.queue_status(), mec.clear_queue(), mec.interrupt()):
                 with pytest.raises(NoEnginesRegistered, match="aiocluster logs"):
                     await call
             assert await mec.get_ids() == []
+
+    asyncio.run(main())
+
+
+def test_all_engines_raise_a_group_also_where_that_is_one():
+    async def main() -> None:
+        async with model_cluster(1) as (controller, _), connect(controller) as mec:
+            for call in (mec.pull("no"), mec.gather("no"), mec.map("no", [1]), mec.apply(double)):
+                with pytest.raises(CompositeError, match="1 of 1 engines raised"):
+                    await call
+            for target in (0, [0]):
+                with pytest.raises(NameError):
+                    await mec.map("no", [1], targets=target)
 
     asyncio.run(main())
 
@@ -309,10 +333,35 @@ def test_an_unpicklable_argument_is_named_and_nothing_is_sent():
                 mec.push({"not a name": 1})
             with pytest.raises(TypeError, match="code is a str"):
                 mec.execute(3)
-            with pytest.raises(ConfigurationError, match="blocking face"):
-                mec.execute("1", block=True)
             assert mec.channel._pending == {}
             assert host.waiting == []
+
+    asyncio.run(main())
+
+
+def test_a_call_that_would_block_is_refused_before_anything_is_sent():
+    async def main() -> None:
+        async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
+            waiting = mec.keys()
+            behind = mec.keys()
+            for mine in (mec, mec[0], mec[:1], mec.on_join):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    mine.push({"x": 1}, block=True)
+            for call in (mec.reset, mec.clear_queue, mec.kill, mec.forward_logging, mec.get_ids):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    call(block=True)
+            for mapped in (mec.parallel(block=True)(double), functools.partial(mec.map, double, block=True)):
+                with pytest.raises(ConfigurationError, match="block=True is for the blocking face"):
+                    mapped([1])
+            await settle()
+            assert len(host.waiting) == 2
+            assert host.asked == []
+            for _ in range(4):
+                host.step()
+                await settle()
+            assert (await waiting, await behind) == ([[], []], [[], []])
+            assert mec.channel._pending == {}
+            assert mec.channel.forwardings == {}
 
     asyncio.run(main())
 
@@ -341,6 +390,20 @@ def test_kill_of_the_controller_ends_it_in_good_order():
                 await controller.wait_closed()
                 with pytest.raises(ConnectionLost, match="controller has ended"):
                     await mec.get_ids()
+
+    asyncio.run(main())
+
+
+def test_a_reset_that_is_refused_is_told_once():
+    async def main() -> None:
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        async with model_cluster(1) as (controller, _), connect(controller) as mec:
+            with pytest.raises(InvalidEngineID):
+                await mec.reset(targets=7)
+            await settle()
+            gc.collect()
+            assert complaints == []
 
     asyncio.run(main())
 

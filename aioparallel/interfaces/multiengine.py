@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioparallel.calls import EMPTY, MultiEngineCalls, View
+from aioparallel.calls import MultiEngineCalls, View
 from aioparallel.channel import Client, Finish, Handle
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
@@ -290,7 +290,7 @@ class MultiEngineInterface(Interface):
     def _engines(self, client: ClientProxy, targets: Any) -> list[Engine]:
         engines = chosen(client, self.host.engines, targets)
         if not engines:
-            raise NoEnginesRegistered(EMPTY if chosen(client, self.host.engines, "all") else "")
+            raise NoEnginesRegistered.among([engine.id for engine in chosen(client, self.host.engines, "all")])
         return engines
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
