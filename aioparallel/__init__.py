@@ -13,10 +13,10 @@ from aioparallel import errors as _errors
 
 if TYPE_CHECKING:
     from aioparallel.capability import Capability as Capability
-    from aioparallel.channel import Client as Client
     from aioparallel.cluster import Cluster as Cluster
     from aioparallel.controller import Controller as Controller
     from aioparallel.errors import *  # noqa: F403
+    from aioparallel.face import Client as Client
     from aioparallel.interface import Interface as Interface
     from aioparallel.interface import remote as remote
     from aioparallel.interfaces.admin import AdminClient as AdminClient
@@ -34,7 +34,7 @@ _HOMES = {
     "AdminClient": "interfaces.admin",
     "CallInfo": "reply",
     "Capability": "capability",
-    "Client": "channel",
+    "Client": "face",
     "Cluster": "cluster",
     "Controller": "controller",
     "Interface": "interface",

@@ -37,6 +37,7 @@ __all__ = [
     "capability_path",
     "check_name",
     "environment_capability",
+    "find_capability",
     "fold",
     "private_directory",
     "private_file_read",
@@ -353,3 +354,34 @@ _CHECKS: Mapping[str, Callable[[object], bool]] = {
     "tuple[str, ...]": _is_texts,
     "Secret": lambda value: isinstance(value, str) and bool(_HEX_32.fullmatch(value)),
 }
+
+
+def find_capability(
+    capability: Capability | str | Path | None,
+    interface: str,
+    *,
+    cluster: str = "default",
+    directory: Path | None = None,
+) -> Capability:
+    """Return the capability a client was given, or the one of the cluster of that name.
+
+    Args:
+        capability: One; the path of a file; or None to look where AIOPARALLEL_CAP says, then in the state directory.
+        interface: What it must be for.
+        cluster: Whose, when none is given.
+        directory: The state directory, when it is not the usual one.
+
+    Raises:
+        NoClusterError: There is no such file.
+        CapabilityError: The file can't be trusted or read.
+        ConfigurationError: It is for another interface.
+    """
+    if capability is None:
+        capability = environment_capability(interface) or capability_path(
+            interface, cluster=cluster, directory=directory
+        )
+    found = capability if isinstance(capability, Capability) else Capability.load(Path(capability))
+    if found.interface != interface:
+        where = "this capability" if isinstance(capability, Capability) else str(capability)
+        raise ConfigurationError(f"{where} is for the interface {found.interface!r}, not {interface!r}")
+    return found

@@ -1,4 +1,4 @@
-"""A client's connection: calls out, answers in; and Client, the asyncio face of every interface.
+"""A client's connection: calls out, answers in.
 
 Calls may be made from any thread; everything else happens on the loop's.
 """
@@ -15,16 +15,13 @@ import platform
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Self, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
-from aioparallel.capability import Capability, capability_path, environment_capability
+from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.dial import connect
 from aioparallel.errors import (
-    ConfigurationError,
     ConnectionLost,
     MessageTooLarge,
     OperationError,
@@ -32,7 +29,6 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
-from aioparallel.handle import Handle
 from aioparallel.memory import Pool, Segment
 from aioparallel.order import Line
 from aioparallel.output import Watch
@@ -57,12 +53,9 @@ from aioparallel.wire import (
 
 __all__ = [
     "Channel",
-    "Client",
     "Finish",
     "Future",
-    "Handle",
     "fail",
-    "find_capability",
     "plain_value",
     "serializer",
     "settle",
@@ -96,37 +89,6 @@ def serializer() -> Any:
     from aioparallel import serialize
 
     return serialize
-
-
-def find_capability(
-    capability: Capability | str | Path | None,
-    interface: str,
-    *,
-    cluster: str = "default",
-    directory: Path | None = None,
-) -> Capability:
-    """Return the capability a client was given, or the one of the cluster of that name.
-
-    Args:
-        capability: One; the path of a file; or None to look where AIOPARALLEL_CAP says, then in the state directory.
-        interface: What it must be for.
-        cluster: Whose, when none is given.
-        directory: The state directory, when it is not the usual one.
-
-    Raises:
-        NoClusterError: There is no such file.
-        CapabilityError: The file can't be trusted or read.
-        ConfigurationError: It is for another interface.
-    """
-    if capability is None:
-        capability = environment_capability(interface) or capability_path(
-            interface, cluster=cluster, directory=directory
-        )
-    found = capability if isinstance(capability, Capability) else Capability.load(Path(capability))
-    if found.interface != interface:
-        where = "this capability" if isinstance(capability, Capability) else str(capability)
-        raise ConfigurationError(f"{where} is for the interface {found.interface!r}, not {interface!r}")
-    return found
 
 
 class _Staged:
@@ -649,168 +611,3 @@ def plain_value(frames: list[Frame]) -> Any:
     if frame.code == Status.CANCELLED:
         raise asyncio.CancelledError
     raise from_plain(frame.json())
-
-
-class Client:
-    """The asyncio face of an interface: `async with`, or `await Client.connect(...)`.
-
-    Args:
-        capability: What to prove: a capability, the path of its file, or None for the default cluster's.
-        cluster: Which cluster, when no capability is given.
-        limits: The bounds of the connection.
-        source: Where random bytes come from.
-
-    Attributes:
-        interface: The name of the interface.
-        channel: The connection; there once connected.
-    """
-
-    interface: ClassVar[str]
-    channel: Channel
-
-    def __init__(
-        self,
-        capability: Capability | str | Path | None = None,
-        *,
-        cluster: str = "default",
-        limits: Limits | None = None,
-        source: Source = SYSTEM,
-    ) -> None:
-        self._capability = capability
-        self._cluster = cluster
-        self._limits = limits
-        self._source = source
-        self._unread = Unread()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {getattr(self, 'channel', 'not connected')!r}>"
-
-    @classmethod
-    async def connect(cls, capability: Capability | str | Path | None = None, **options: Any) -> Self:
-        """Return a connected client; close it with `aclose`.
-
-        Raises:
-            NoClusterError: There is no capability file; the text says which was looked for.
-            ConnectionFailed: The controller is gone, or refuses.
-        """
-        return await cls(capability, **options).__aenter__()
-
-    async def __aenter__(self) -> Self:
-        capability = find_capability(self._capability, self.interface, cluster=self._cluster)
-        self.channel = await Channel.open(capability, limits=self._limits, source=self._source)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __del__(self) -> None:
-        channel: Channel | None = getattr(self, "channel", None)
-        if channel is not None and channel.is_open and not channel.loop.is_closed():
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=1)
-
-    async def aclose(self) -> None:
-        """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
-        await self.channel.aclose()
-
-    def _begin(
-        self,
-        operation: str,
-        finish: Finish,
-        *,
-        header: bytes = b"",
-        buffers: Sequence[Buffer] = (),
-        watch: Watch | None = None,
-        targets: str | Sequence[int] | None = None,
-    ) -> Handle:
-        """Call an operation; return the handle of its answer."""
-        channel = self.channel
-        handle = Handle(loop=channel.loop)
-        number = channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch, targets=targets)
-        handle.sent(channel, number)
-        return handle
-
-    def _check_block(self, block: bool | None) -> None:
-        """Refuse to block, before anything is sent.
-
-        Raises:
-            ConfigurationError: `block` is true.
-        """
-        if block:
-            raise ConfigurationError("block=True is for the blocking face (aioparallel.client); await the handle here")
-
-    def _deliver(self, handle: Any, block: bool | None) -> Any:
-        """Hand a call's handle to the caller: here it is awaited, so there is nothing to block."""
-        handle.unread = self._unread
-        return handle
-
-    def _conduct(self, steps: Generator[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Wait for the handles that `steps` yields, one after the other; return a task of what it returns."""
-
-        async def conduct() -> Any:
-            with contextlib.closing(steps):
-                try:
-                    handle = next(steps)
-                    while True:
-                        handle = steps.send(await handle)
-                except StopIteration as end:
-                    return end.value
-
-        return self.channel.loop.create_task(conduct())
-
-    def _now(self) -> float:
-        return self.channel.loop.time()
-
-    def _forget(self) -> Handle:
-        """Forget what nobody has asked for; return a handle that is done."""
-        unread, self._unread = self._unread, Unread()
-        self.channel.forget(unread)
-        handle = Handle(loop=self.channel.loop)
-        handle.set_result(None)
-        return handle
-
-    def _wait_for_all(self, handles: list[Any], timeout: float | None) -> asyncio.Task[None]:
-        for handle in handles:
-            if not isinstance(handle, asyncio.Future):
-                raise TypeError(f"barrier waits for handles of calls, not for {handle!r}")
-        return self.channel.loop.create_task(_all_done(handles, timeout))
-
-    def _operate(
-        self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
-    ) -> Any:
-        """Call an operation of plain values."""
-        self._check_block(block)
-        return self._deliver(self._begin(operation, finish, header=json.dumps(arguments).encode()), block)
-
-
-async def _all_done(handles: list[asyncio.Future[Any]], timeout: float | None) -> None:
-    """Wait for futures, whatever they end with.
-
-    Raises:
-        TimeoutError: They took longer than `timeout` seconds.
-    """
-    # Past a handle's own methods, which would count as asking for its value.
-    base: type[asyncio.Future[Any]] = asyncio.Future
-    waiting = {handle for handle in handles if not handle.done()}
-    ended = asyncio.get_running_loop().create_future()
-
-    def one_ended(handle: asyncio.Future[Any]) -> None:
-        waiting.discard(handle)
-        if not waiting and not ended.done():
-            ended.set_result(None)
-
-    for handle in tuple(waiting):
-        base.add_done_callback(handle, one_ended)
-    try:
-        async with asyncio.timeout(timeout):
-            if waiting:
-                await ended
-    except TimeoutError:
-        raise TimeoutError(f"{len(waiting)} of {len(handles)} calls have not ended after {timeout} s") from None
-    finally:
-        for handle in waiting:
-            base.remove_done_callback(handle, one_ended)
-    for handle in handles:
-        if not handle.cancelled():
-            base.exception(handle)  # an error that nobody reads is not complained of

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from aioparallel.calls import MultiEngineCalls, View
-from aioparallel.capability import Capability
-from aioparallel.channel import Channel, Finish, find_capability, plain_value
+from aioparallel.capability import Capability, find_capability
+from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import ConfigurationError

@@ -28,8 +28,8 @@ from typing import Any, Self, TypeVar
 
 from aioparallel import launchers, plugins, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
-from aioparallel.channel import Client
 from aioparallel.errors import ClusterError, ConfigurationError
+from aioparallel.face import Client
 from aioparallel.importable import own_directories
 from aioparallel.interface import Interface
 from aioparallel.launchers import Job, Launcher

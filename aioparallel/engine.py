@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from aioparallel.broadcast import Stored
-from aioparallel.capability import Capability
-from aioparallel.channel import find_capability
+from aioparallel.capability import Capability, find_capability
 from aioparallel.dial import connect
 from aioparallel.errors import (
     ClusterError,

@@ -19,8 +19,8 @@ from model import ModelHost, model_cluster, settle
 
 import aioparallel
 from aioparallel import channel as channel_module
-from aioparallel.capability import Capability
-from aioparallel.channel import Channel, Handle, find_capability, plain_value
+from aioparallel.capability import Capability, find_capability
+from aioparallel.channel import Channel, plain_value
 from aioparallel.controller import Controller
 from aioparallel.errors import (
     ConfigurationError,
@@ -31,6 +31,7 @@ from aioparallel.errors import (
     OperationError,
     PythonVersionWarning,
 )
+from aioparallel.handle import Handle
 from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.results import value_of
 from aioparallel.serialize import pack

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aioparallel.channel import Client
 from aioparallel.controller import Controller
 from aioparallel.errors import OperationError, PluginError
+from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface, operations, remote
 
 

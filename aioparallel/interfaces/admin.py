@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from aioparallel.channel import Client
+from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 
 __all__ = ["AdminClient", "AdminInterface"]

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.calls import MultiEngineCalls, View
-from aioparallel.channel import Client, Finish, Handle
+from aioparallel.channel import Finish
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
+from aioparallel.face import Client
+from aioparallel.handle import Handle
 from aioparallel.interface import ClientProxy, Interface, chosen, remote
 from aioparallel.joint import call_each
 from aioparallel.output import Watch

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioparallel.channel import Client, Finish, serializer
+from aioparallel.channel import Finish, serializer
 from aioparallel.errors import EngineDied, EngineLost, ParallelError, from_plain
+from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.queues import Command
 from aioparallel.results import NAMES, name_of, outputs, value_of
