@@ -34,6 +34,8 @@ ALIGNMENT = 64
 VECTOR = 512
 #: Mappings that live in a process at most, for each keeps a descriptor; what comes then is copied.
 MAPPINGS = 128
+#: Bytes that are copied at once into pages that are there.
+SLICE = 2**20
 #: Segments that a sender keeps at most for what comes next.
 KEPT = 8
 #: The token that proves that two processes see the same file, bytes.
@@ -50,11 +52,13 @@ class Segment:
         inode: What tells it from all other files in memory.
     """
 
-    __slots__ = ("__weakref__", "inode", "number")
+    __slots__ = ("__weakref__", "_view", "inode", "number")
 
     def __init__(self, number: int, inode: int) -> None:
         self.number = number
         self.inode = inode
+        #: Its maker's own, once it is used again.
+        self._view: memoryview | None = None
 
     def __repr__(self) -> str:
         return f"<Segment {self.number}>"
@@ -110,6 +114,7 @@ class Segment:
     def close(self) -> None:
         """Let go of it; what lies in it here stays until it is gone by itself. Safe to call twice."""
         number, self.number = self.number, -1
+        self._view = None
         if number >= 0:
             with suppress(OSError):
                 os.close(number)
@@ -120,6 +125,9 @@ class Segment:
         Raises:
             OSError: There is no memory left.
         """
+        if self._view is not None:
+            self._copy(self._view, buffers)
+            return
         pieces: list[Any] = []
         for buffer in buffers:
             pieces.append(memoryview(buffer))
@@ -134,6 +142,17 @@ class Segment:
                 start += 1
             if written:
                 pieces[start] = pieces[start][written:]
+
+    @staticmethod
+    def _copy(view: memoryview, buffers: Sequence[Any]) -> None:
+        position = 0
+        for buffer in buffers:
+            source = memoryview(buffer)
+            # A little at a time, for meanwhile no other thread can run.
+            for start in range(0, len(source), SLICE):
+                part = source[start : start + SLICE]
+                view[position + start : position + start + len(part)] = part
+            position += len(source) + -len(source) % ALIGNMENT
 
     def buffers(self, lengths: Sequence[int]) -> list[memoryview | bytearray]:
         """Return the buffers in it, writable; changing them changes nothing for anybody else.
@@ -166,14 +185,20 @@ class Segment:
         fcntl.flock(self.number, fcntl.LOCK_UN)
         return True
 
-    def grow(self, size: int) -> None:
-        """Make it at least so large, bytes.
+    def use_again(self, size: int) -> None:
+        """Make it ready for another message, of `size` bytes (for its maker).
 
         Raises:
             OSError: There is no memory for it.
         """
-        if os.fstat(self.number).st_size < size:
+        present = os.fstat(self.number).st_size
+        if present < size:
+            # To write into fresh pages the system is faster than a mapping, which it would have to fill page by page.
+            self._view = None
             os.ftruncate(self.number, size)
+        elif self._view is None:
+            flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+            self._view = memoryview(mmap.mmap(self.number, present, flags=flags))
 
 
 def span(lengths: Sequence[int]) -> int:
@@ -221,7 +246,8 @@ class Pool:
         try:
             if segment is None:
                 segment = Segment.make(size)
-            segment.grow(size)
+            else:
+                segment.use_again(size)
             segment.write(buffers)
         except OSError:
             with self._lock:

@@ -137,6 +137,13 @@ def test_a_sender_writes_into_used_pages_when_nobody_needs_them() -> None:
     third, lengths = pool.lend([b"third" * 1000]) or pytest.fail("nothing was lent")
     assert third is first
     assert bytes(third.buffers(lengths)[0]) == b"third" * 1000
+    # From the second time on its maker has it mapped.
+    for buffers in ([b"fourth", bytes(100), b"4"], [bytearray(b"fifth" * 900)]):
+        pool.take_back(third)
+        again, lengths = pool.lend(buffers) or pytest.fail("nothing was lent")
+        assert again is first
+        assert [bytes(buffer) for buffer in again.buffers(lengths)] == [bytes(buffer) for buffer in buffers]
+    pool.give_up(second)
 
 
 def test_the_segment_that_fits_best_is_taken() -> None:
