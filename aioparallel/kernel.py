@@ -249,7 +249,7 @@ class Kernel:
 
     def _read(self) -> bool:
         """Wait for bytes and take the frames in them; return False at the end."""
-        while len(self._pool) and not self._waiter.poll(IDLE * 1000):
+        while (self._lent or len(self._pool)) and not self._waiter.poll(IDLE * 1000):
             self._take_back()
             self._pool.trim()
         try:
