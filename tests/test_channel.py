@@ -415,7 +415,7 @@ def test_notices_of_a_later_version_are_no_matter() -> None:
 
 def test_a_controller_that_takes_no_more_is_waited_for(tmp_path: Path) -> None:
     async def main() -> None:
-        limits = Limits(outbox=2**16)
+        limits = Limits(outbox=2**16, share=0)
         tmp_path.chmod(0o700)
         async with model_cluster(1, eager=False, address=f"unix://{tmp_path}/s") as (controller, _):
             channel = await opened(controller, limits=limits)

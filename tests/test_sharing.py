@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 import pytest
 
-from aioparallel import MultiEngineClient, TaskClient, client, memory
+from aioparallel import MultiEngineClient, Reference, TaskClient, client, memory
 from aioparallel.errors import EngineDied, MessageTooLarge
 from aioparallel.wire import Limits
 
@@ -183,21 +183,20 @@ def test_what_a_client_pushed_survives_the_client(cluster: client.Cluster, mec: 
     assert [result.value for result in mec.execute("float(a.sum())")] == [str(float(LARGE.sum()))] * 3
 
 
-def test_a_kernel_killed_with_large_arguments_is_answered_for(mec: client.MultiEngineClient) -> None:
+def test_a_kernel_killed_with_large_arguments_is_answered_for(mec: client.MultiEngineClient, tmp_path: Path) -> None:
+    mark = str(tmp_path / "mark")
     [pid] = mec.apply(os.getpid, targets=2)
-    running = mec.apply(lambda x: __import__("time").sleep(60), LARGE, targets=2, block=False)
+    mec.execute("import os, time", targets=2)
+    mec.execute("def mark(x, path): os.mkdir(path); time.sleep(60)", targets=2)
+    running = mec.apply(Reference("mark"), LARGE, mark, targets=2, block=False)
     queued = mec.apply(len, LARGE, targets=2, block=False)
     queued.cancel()
-    while not _has_mapped(pid):
+    while not Path(mark).exists():
         pass
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(EngineDied):
         running.result()
     assert mec.apply(len, LARGE) == [len(LARGE)] * 3
-
-
-def _has_mapped(pid: int) -> bool:
-    return "/memfd:aioparallel (deleted)" in Path(f"/proc/{pid}/maps").read_text()
 
 
 def test_tasks_and_the_asyncio_face(cluster: client.Cluster) -> None:
