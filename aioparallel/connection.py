@@ -274,7 +274,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.set_write_buffer_limits(high=self.limits.piece)
         # The default joins the pieces: that copies them, which under TLS is less work than a record more.
         joins = type(self._transport).writelines is asyncio.WriteTransport.writelines
-        self._gathers = not joins or transport.get_extra_info("ssl_object") is not None
+        # asyncio's own, where it gathers (3.12.0 to 3.13.0 at least), does not tell when the transport has enough.
+        own = type(self._loop) is asyncio.SelectorEventLoop and transport.get_extra_info("ssl_object") is None
+        self._gathers = not own and (not joins or transport.get_extra_info("ssl_object") is not None)
         try:
             handshake = self._make_handshake(transport)
         except Exception as error:
