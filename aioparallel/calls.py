@@ -24,8 +24,6 @@ from aioparallel.wire import Frame
 
 __all__ = ["MultiEngineCalls", "OnJoin", "Targets", "View"]
 
-#: What is said of an empty list of targets while there are engines, as `mec[4:]` gives it.
-
 
 class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     """What can be asked of engines; the same for the asyncio face, the blocking face and their views.

@@ -284,6 +284,7 @@ class Channel:
         if self._error is not None:
             self._pending.pop(number, None)
             self._watched.pop(number, None)
+            self._lent.pop(number, None)
             raise self._error
         if large or (targets is not None and self._line.leaving):
             with self._lining:

@@ -360,6 +360,8 @@ class Connection(asyncio.BufferedProtocol):
     def _open(self, frame: Frame) -> None:
         """Hold what a SHARED frame's payload lies in."""
         number, inode, lengths = frame.loan
+        if sum(lengths) > self.limits.message:
+            raise ProtocolError(f"a message of {sum(lengths):,} bytes; the limit is {self.limits.message:,}")
         with contextlib.suppress(OSError):
             frame.segment = Segment.open(self._handover.peer, number, inode, span(lengths))
         if frame.kind == Kind.RESULT:

@@ -20,11 +20,19 @@ ParallelError
 ├── OperationError                              a call that the controller refused
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
 │   ├── InvalidProperty         (LookupError)   a property that an engine does not have
+│   ├── InvalidTaskID           (LookupError)   a task that does not exist
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
 ├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran
 ├── EngineDied                                  a kernel ended while it had work
-│   └── EngineLost                              … and its host with it
+│   └── EngineLost                              … and its host with it; or the work may not be done twice
+├── TaskError                                   a task that was not done
+│   ├── TaskAborted                             it was taken back
+│   ├── TaskTimeout             (TimeoutError)  it ran longer than it was allowed to
+│   ├── TaskPoisoned                            kernel after kernel died while it ran
+│   ├── TaskRejectError                         raised by a task: not on this engine
+│   ├── DependencyError                         what it depends on has failed, or is nowhere to be had
+│   └── ResultGone              (LookupError)   it was done, and its result is not kept any more
 └── RemoteError                                 an exception that can't be rebuilt here
 CompositeError                  (ExceptionGroup)    what several engines raised
 PythonVersionWarning            (UserWarning)   engine and client run different Pythons
@@ -33,8 +41,9 @@ PythonVersionWarning            (UserWarning)   engine and client run different 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, ClassVar, TextIO
 
 __all__ = [
     "AccessDenied",
@@ -46,6 +55,8 @@ __all__ = [
     "ConnectionFailed",
     "ConnectionLost",
     "ControllerGone",
+    "Death",
+    "DependencyError",
     "DeserializationError",
     "EngineDied",
     "EngineLost",
@@ -53,6 +64,7 @@ __all__ = [
     "InvalidDeferredID",
     "InvalidEngineID",
     "InvalidProperty",
+    "InvalidTaskID",
     "MessageTooLarge",
     "NoClusterError",
     "NoEnginesRegistered",
@@ -63,7 +75,13 @@ __all__ = [
     "PythonVersionWarning",
     "QueueCleared",
     "RemoteError",
+    "ResultGone",
     "SerializationError",
+    "TaskAborted",
+    "TaskError",
+    "TaskPoisoned",
+    "TaskRejectError",
+    "TaskTimeout",
     "VersionMismatch",
     "from_plain",
     "to_plain",
@@ -72,6 +90,13 @@ __all__ = [
 
 class ParallelError(Exception):
     """Everything that aioparallel itself raises (user exceptions arrive as themselves)."""
+
+    #: Attributes that travel with the text, by name: of which type, and what they are without a value of it.
+    _carried: ClassVar[Mapping[str, tuple[type | tuple[type, ...], Any]]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to rebuild it, with whatever else it carries."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(ParallelError, ValueError):
@@ -158,6 +183,10 @@ class InvalidProperty(OperationError, LookupError):
     """A property that an engine does not have."""
 
 
+class InvalidTaskID(OperationError, LookupError):
+    """A task that does not exist."""
+
+
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none; or an empty list of them was."""
 
@@ -194,6 +223,8 @@ class EngineDied(ParallelError):
         running: Whether the command was running at that moment; if not, it never began.
     """
 
+    _carried: ClassVar = {"engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False)}
+
     def __init__(
         self,
         text: str,
@@ -211,7 +242,86 @@ class EngineDied(ParallelError):
 
 
 class EngineLost(EngineDied):
-    """The engine's host is gone, and its kernels with it."""
+    """The engine is lost to this work: its host is gone, or the work must not run twice and its kernel died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a kernel ended while it ran a task.
+
+    Attributes:
+        engine: Whose kernel it was.
+        reason: How the process ended: "killed by SIGKILL", "exit status 3".
+        output: The last of what it wrote to stdout and stderr.
+    """
+
+    engine: int
+    reason: str
+    output: str
+
+
+class TaskError(ParallelError):
+    """A task that was not done, and not because of what its code raised."""
+
+
+class TaskAborted(TaskError):
+    """The task was taken back while it waited or ran.
+
+    Attributes:
+        step: What ended it: "waiting" (it never began), "interrupt", "terminate" or "kill".
+        seconds: How long that took, from the first step on.
+    """
+
+    _carried: ClassVar = {"step": (str, ""), "seconds": ((int, float), 0.0)}
+
+    def __init__(self, text: str, *, step: str = "", seconds: float = 0.0) -> None:
+        super().__init__(text)
+        self.step = step
+        self.seconds = seconds
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """The task ran longer than its `timeout`.
+
+    Attributes:
+        step: What ended it: "interrupt", "terminate" or "kill".
+        seconds: How long it took to end it, from the first step on.
+        engine_id: Where it ran, or None if unknown.
+    """
+
+    _carried: ClassVar = {"step": (str, ""), "seconds": ((int, float), 0.0), "engine_id": (int, None)}
+
+    def __init__(self, text: str, *, step: str = "", seconds: float = 0.0, engine_id: int | None = None) -> None:
+        super().__init__(text)
+        self.step = step
+        self.seconds = seconds
+        self.engine_id = engine_id
+
+
+class TaskPoisoned(TaskError):
+    """Kernel after kernel died while it ran the task, which is not tried again.
+
+    Attributes:
+        deaths: Each death, in order.
+    """
+
+    _carried: ClassVar = {"deaths": ((list, tuple), ())}
+
+    def __init__(self, text: str, *, deaths: Sequence[Death | Sequence[Any]] = ()) -> None:
+        super().__init__(text)
+        self.deaths = tuple(death if isinstance(death, Death) else Death(*death) for death in deaths)
+
+
+class TaskRejectError(TaskError):
+    """Raised by a task that can't run on this engine: it is given to another, and that counts as no failure."""
+
+
+class DependencyError(TaskError):
+    """A task can't run: a parent has failed (the cause says how), or no engine has what it needs."""
+
+
+class ResultGone(TaskError, LookupError):
+    """The task was done, but its result is not kept any more: it was delivered, cleared, too old, or too much."""
 
 
 class RemoteError(ParallelError):
@@ -310,9 +420,10 @@ class PythonVersionWarning(UserWarning):
 def to_plain(error: BaseException) -> dict[str, Any]:
     """Describe one of our own exceptions in plain values, for a process that can't pickle."""
     plain: dict[str, Any] = {"error": type(error).__name__, "text": str(error)}
-    if isinstance(error, EngineDied):
-        plain |= {"engine": error.engine_id, "reason": error.reason, "output": error.output}
-        plain["running"] = error.running
+    for name in getattr(error, "_carried", ()):
+        plain[name] = getattr(error, name)
+    if isinstance(error, TaskPoisoned):
+        plain["deaths"] = [astuple(death) for death in error.deaths]
     return plain
 
 
@@ -322,13 +433,18 @@ def from_plain(plain: dict[str, Any]) -> ParallelError:
     text = str(plain.get("text", ""))
     if not (isinstance(kind, type) and issubclass(kind, ParallelError)) or kind is RemoteError:
         return OperationError(f"{plain.get('error')}: {text}")
-    if issubclass(kind, EngineDied):
-        engine = plain.get("engine")
-        return kind(
-            text,
-            engine_id=engine if isinstance(engine, int) else None,
-            reason=str(plain.get("reason", "")),
-            output=str(plain.get("output", "")),
-            running=plain.get("running") is True,
-        )
-    return kind(text)
+    carried = {}
+    for name, (kinds, otherwise) in kind._carried.items():
+        value = plain.get(name)
+        carried[name] = value if isinstance(value, kinds) else otherwise
+    try:
+        return kind(text, **carried)
+    except TypeError:
+        return kind(text)
+
+
+def _rebuilt(kind: type[ParallelError], args: tuple[Any, ...], attributes: dict[str, Any]) -> ParallelError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

@@ -61,6 +61,8 @@ LATE = 0.001
 FULL = 65536
 #: The thread that sends what is late ends after so many looks that found nothing.
 LOOKS = 20
+#: Longest sleep between two looks whether the host holds a result, seconds.
+LONGEST_LOOK = 0.02
 #: Seconds for which memory that a large result was in is kept for the next one.
 IDLE = 2.0
 #: Exit status when the user's code has closed the socket.
@@ -286,10 +288,12 @@ class Kernel:
 
     def _perform(self, frame: Frame) -> None:
         number = frame.id
+        patience = LATE / 10
         while self._lent and self._taken + len(self._lent) > self._words[TAKEN]:
             # If this one were to end the process, results that the host does not hold yet would be lost with it.
             self._flush()
-            time.sleep(LATE / 10)
+            time.sleep(patience)
+            patience = min(2 * patience, LONGEST_LOOK)
         # Set before the host's word is read: one who withdraws it sees that it runs, or is seen.
         self._words[RUNNING] = number
         while self._words[CANCELS] != self._cancels and number not in self._cancelled:

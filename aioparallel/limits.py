@@ -30,6 +30,9 @@ class Limits:
         dead: Seconds of silence after which a peer is given up.
         stuck: Seconds that a slow reader may take none of its outbox before it is disconnected.
         share: Payloads from this size on, bytes, stay in memory that processes of one machine share; 0 shares none.
+        results: Bytes of results that the controller keeps until somebody asks for them; beyond, the oldest go.
+        result_ttl: Seconds for which it keeps one.
+        grace: Seconds that work which is to end is left after an interrupt, and again after SIGTERM.
     """
 
     message: int = 2**34
@@ -43,6 +46,9 @@ class Limits:
     dead: float = 10.0
     stuck: float = 30.0
     share: int = 2**19
+    results: int = 2**28
+    result_ttl: float = 3600.0
+    grace: float = 2.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.piece <= PIECE:

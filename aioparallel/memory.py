@@ -36,6 +36,8 @@ VECTOR = 512
 MAPPINGS = 128
 #: Bytes that are copied at once into pages that are there.
 SLICE = 2**20
+#: Segments of one sender that are on their way at most, for each process that they pass spends a descriptor on each.
+LENT = 64
 #: Segments that a sender keeps at most for what comes next.
 KEPT = 8
 #: The token that proves that two processes see the same file, bytes.
@@ -239,7 +241,7 @@ class Pool:
         lengths = [len(buffer) for buffer in buffers]
         size = span(lengths)
         with self._lock:
-            if self.lent and self.lent + size > self._bound:
+            if (self.lent and self.lent + size > self._bound) or len(self._lengths) >= LENT:
                 return None
             segment = self._choose(size)
             self.lent += size

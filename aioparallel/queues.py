@@ -25,11 +25,13 @@ class Command:
         waiting: Whether it is in a queue; the queue keeps it true.
         watched: Whether its client is to be told what it writes, while it runs.
         broadcast: Whether other engines are sent the same payload.
+        limit: Seconds that it may run; None: as long as it takes.
     """
 
     __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting", "watched")
 
     broadcast: bool = False
+    limit: float | None = None
 
     def __init__(
         self,

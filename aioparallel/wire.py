@@ -41,12 +41,14 @@ from aioparallel.stream import LONG_HEAD, Assembly, Buffer, Streams, check_sizes
 
 __all__ = [
     "HEAD",
+    "JOINED",
     "KEY",
     "LAST",
     "NO_ENGINE",
     "OUTPUT_META",
     "PIECE",
     "RESULT_META",
+    "SECONDS",
     "SHARED",
     "SMALL",
     "STORED",
@@ -74,6 +76,11 @@ HEAD = struct.Struct("<IBBHQHHI")
 RESULT_META = struct.Struct("<ddI")
 #: Code of a COMMAND whose payload the host has already: its header is the id of the STORE (`broadcast`).
 STORED = 1
+#: Code of a COMMAND whose payload is several messages one after the other: its header says how many buffers the later
+#: ones have ("parts"), and what else the kernel has to know ("properties" of its engine), as a JSON object.
+JOINED = 2
+#: Header of a LIMIT.
+SECONDS = struct.Struct("<d")
 KEY = struct.Struct("<Q")
 #: Header of a NOTICE of output: how much of that stream of the command went before, bytes.
 OUTPUT_META = struct.Struct("<Q")
@@ -120,6 +127,7 @@ class Status(enum.IntEnum):
     FAULT = 2  # one of our own errors, as JSON in the header
     CANCELLED = 3  # it was withdrawn before it ran
     RETURNED = 4  # host -> controller: it was meant for a kernel that is gone, and has not begun
+    REJECTED = 5  # user code raised `TaskRejectError`; the payload is that, packed
 
 
 class News(enum.IntEnum):
@@ -148,6 +156,9 @@ class HostCall(enum.IntEnum):
     FORGET = 4  # the client whose session is `id` is gone: no more log records for it; not answered
     STORE = 5  # keep this payload under this `id`: commands are going to name it (`broadcast`); not answered
     DROP = 6  # keep the payload `id` no longer; not answered
+    LIMIT = 7  # the COMMAND `id`, which follows, may run for so many seconds (header: `SECONDS`); not answered
+    END = 8  # end the COMMAND `id`, whatever that takes; it is answered as ever, or with a `TaskAborted`
+    RECALL = 9  # give the COMMAND `id` back (`Status.CANCELLED`), unless it has begun; it is answered in any case
 
 
 class KernelCall(enum.IntEnum):

@@ -217,7 +217,7 @@ def test_killed_kernel_is_reported_at_once_and_followed() -> None:
             assert frame.code == Status.FAULT
             plain = frame.json()
             assert plain["error"] == "EngineDied"
-            assert (plain["running"], plain["engine"], plain["reason"]) == (True, 10, "killed by SIGKILL")
+            assert (plain["running"], plain["engine_id"], plain["reason"]) == (True, 10, "killed by SIGKILL")
             assert plain["output"] == "last words\n"
             assert "namespace is lost" in plain["text"]
             for answer in waiting:

@@ -168,6 +168,15 @@ def test_so_much_may_be_on_its_way() -> None:
     assert (pool.lent, len(pool)) == (0, 0)
 
 
+def test_so_many_may_be_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "LENT", 3)
+    pool = Pool(10**9)
+    lent = [pool.lend([b"some"]) or pytest.fail("nothing was lent") for _ in range(3)]
+    assert pool.lend([b"more"]) is None
+    pool.take_back(lent[0][0])
+    assert pool.lend([b"more"]) is not None
+
+
 def test_what_is_not_needed_for_a_while_is_let_go() -> None:
     pool = Pool(10**9)
     lent = [pool.lend([b"some"]) or pytest.fail("nothing was lent") for _ in range(memory.KEPT + 3)]

@@ -376,7 +376,7 @@ class AnySequence(RuleBasedStateMachine):
             under_way: set[Any] = self.tasks._engines[engine].tasks
             assert under_way == {task for task, place in self.placed.items() if place == engine}
             expected = math.fsum(self.tasks._placed[task][1] for task in under_way)
-            assert load(self.tasks, engine) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            assert load(self.tasks, engine) == pytest.approx(expected, rel=1e-9, abs=1e-9)
             if not under_way:
                 assert load(self.tasks, engine) == 0.0
 
