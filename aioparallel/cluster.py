@@ -26,13 +26,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from aioparallel import launchers, plugins, transports
+from aioparallel import launchers, plugins, queues, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
 from aioparallel.errors import ClusterError, ConfigurationError
 from aioparallel.face import Client
 from aioparallel.importable import own_directories
 from aioparallel.interface import Interface
 from aioparallel.launchers import Job, Launcher
+from aioparallel.queues import Queue
 
 __all__ = ["Cluster", "ClusterStatistics", "Connecting"]
 
@@ -90,7 +91,9 @@ class Cluster:
     Args:
         n: How many engines; None: one for each processor this process may use.
         listen: Where the controller listens, such as "tls://127.0.0.1:0"; None: a Unix socket.
-        launcher: What starts the engines: a launcher, or the name of one.
+        launcher: What starts the engines: a launcher, the name of one, or the place of its class (`module:Class`).
+        queue: Where commands wait for their engine: the name of a queue ("fifo", "priority"), the place of its class
+            (`module:Class`), or the class itself, if it can be imported.
         name: The cluster's name.
         directory: The state directory; None: a temporary one that nobody else knows. One that is given is the
             caller's, who also sees to it that no other cluster of that name runs there.
@@ -115,6 +118,7 @@ class Cluster:
         *,
         listen: str | Sequence[str] | None = None,
         launcher: str | Launcher = "local",
+        queue: str | type[Queue] = "fifo",
         name: str = "default",
         directory: str | Path | None = None,
         path: Sequence[str | Path] | None = None,
@@ -127,6 +131,7 @@ class Cluster:
         for address in self._listen:
             transports.get(address)
         self._launcher = launcher if isinstance(launcher, Launcher) else launchers.get(launcher)
+        self._queue = _place_of(queue)
         self._given = None if directory is None else Path(directory)
         self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
         self._timeout = timeout
@@ -308,11 +313,16 @@ class Cluster:
 
     def _controller_command(self, private: bool) -> list[str]:
         listen = [option for address in self._listen for option in ("--listen", address)]
-        return [*_python("controller"), *self._place(), *listen, *(["--temporary"] if private else [])]
+        # It imports nothing of ours but this.
+        queue = ["--queue", self._queue, *(self._import_from() if ":" in self._queue else [])]
+        return [*_python("controller"), *self._place(), *listen, *queue, *(["--temporary"] if private else [])]
+
+    def _import_from(self) -> list[str]:
+        entries = own_directories() if self._path is None else self._path
+        return [option for entry in entries for option in ("--path", entry)]
 
     async def _start_engines(self, n: int) -> list[Job]:
-        entries = own_directories() if self._path is None else self._path
-        path = [option for entry in entries for option in ("--path", entry)]
+        path = self._import_from()
         wait = ["--wait", str(self._timeout)]
         command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
         jobs = await self._launcher.start(command, env=_environment())
@@ -374,6 +384,21 @@ def _number(n: object) -> int:
     if type(n) is not int or not 1 <= n < 65535:
         raise ConfigurationError(f"n is how many engines, a whole number from 1 up, not {n!r}")
     return n
+
+
+def _place_of(queue: str | type[Queue]) -> str:
+    """Return how the controller, which is another process, finds a queue: by name, or as `module:Class`."""
+    if isinstance(queue, str):
+        if ":" not in queue:
+            queues.get(queue)
+        return queue
+    kind = queues.get(queue)
+    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
+        raise ConfigurationError(
+            f"queue {kind.__module__}:{kind.__qualname__} can't be imported by the controller, which is a process of "
+            "its own: put it into a module"
+        )
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _processors() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from aioparallel import plugins, transports
+from aioparallel import plugins, queues, transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
@@ -43,12 +43,16 @@ class Controller:
         cluster: What the cluster is called.
         limits: The bounds.
         source: Where random bytes and the wall clock come from.
-        queue: Makes the queue of an engine.
+        queue: Where commands wait for their engine: a class of queue, the name of one that is installed ("fifo",
+            "priority"), or its place (`module:Class`).
 
     Attributes:
         limits: The bounds.
         monitor: Who is told what happened.
         engines: The engines by id, ascending.
+
+    Raises:
+        PluginError: There is no such queue, or it can't be used.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class Controller:
         cluster: str = "default",
         limits: Limits | None = None,
         source: Source = SYSTEM,
-        queue: type[Queue] = FifoQueue,
+        queue: str | type[Queue] = FifoQueue,
     ) -> None:
         self.limits = limits or Limits()
         self.monitor = Monitor()
@@ -70,7 +74,7 @@ class Controller:
         self.monitor.listen(self._happened)
         self._roster = Roster(
             self.monitor,
-            queue=queue,
+            queue=queues.get(queue),
             on_join=self._engine_joined,
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
@@ -173,10 +177,12 @@ class Controller:
         Raises:
             AddressError: No transport knows the address, or it can't be bound.
             ConfigurationError: TLS was asked for and no certificate can be made.
+            PluginError: The transport says that it listens where it does not.
         """
         transport = transports.get(address)
         identity = self._state.identity() if transport.needs_identity else None
-        listener = await transport.listen(
+        listener = await transports.listen(
+            transport,
             address,
             lambda slot: self._arrival(transport, slot, identity.fingerprint if identity else b""),
             gate=self._gate,

@@ -10,7 +10,7 @@ from typing import Any
 from aioparallel import transports
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
-from aioparallel.errors import AccessDenied, ConnectionFailed, ControllerGone, HandshakeError
+from aioparallel.errors import AccessDenied, ConfigurationError, ConnectionFailed, ControllerGone, HandshakeError
 from aioparallel.handshake import ClientHandshake
 from aioparallel.memory import TOKEN
 from aioparallel.source import SYSTEM, Source
@@ -32,7 +32,8 @@ async def connect(
 ) -> tuple[Connection, dict[str, Any]]:
     """Reach a controller, prove the capability, and return the open connection with the controller's welcome.
 
-    The capability's addresses are tried in order. Cancellation leaves nothing open.
+    The capability's addresses are tried in order; those whose transport is not installed here are passed over.
+    Cancellation leaves nothing open.
 
     Args:
         capability: What to prove.
@@ -47,9 +48,10 @@ async def connect(
         ControllerGone: Nobody answers at any of the addresses.
         AccessDenied: The controller refused the capability, or could not prove itself.
         VersionMismatch: The controller speaks another version.
-        AddressError: An address that no transport knows.
+        ConfigurationError: No transport that is installed here knows any of the addresses, or it can't be used.
     """
     failures: list[str] = []
+    unusable: list[ConfigurationError] = []
     for address in capability.addresses:
         try:
             connection, welcome = await _connect_to(
@@ -69,10 +71,15 @@ async def connect(
             if not transports.get(address).in_process:
                 connection.offer_memory(source.token(TOKEN), hurry=role != "client")
             return connection, welcome
+        except ConfigurationError as error:
+            unusable.append(error)
+            failures.append(str(error))
         except (OSError, TimeoutError) as error:
             if isinstance(error, ConnectionFailed):
                 raise
             failures.append(f"{address}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}")
+    if unusable and len(unusable) == len(failures):
+        raise unusable[0]
     raise ControllerGone(
         f"no controller answers for the {capability.interface} capability of cluster {capability.cluster!r} "
         f"({'; '.join(failures) or 'it names no address'}); start one with: aiocluster start -n 4"

@@ -152,15 +152,14 @@ class Engine:
         """A client does not read what it gets: set its commands aside, for the others' sake."""
         client = command.client
         held = self._held[client] = FifoQueue()
-        held.put(command)
-        for waiting in self._queue.clear():
-            (held if waiting.client is client else self._queue).put(waiting)
+        waiting = [command, *self._queue.clear()]
+        held.put_back(command for command in waiting if command.client is client)
+        self._queue.put_back(command for command in waiting if command.client is not client)
 
     def _release(self) -> None:
         """Queue the commands of clients that read again."""
         for client in [client for client in self._held if not client.connection.congested]:
-            for command in self._held.pop(client).clear():
-                self._queue.put(command)
+            self._queue.put_back(self._held.pop(client).clear())
 
     def _send(self, command: Command) -> None:
         number = next(self._link.numbers)
@@ -213,8 +212,7 @@ class Engine:
             frame.code = Status.CANCELLED
             command.done(command, frame)
         elif command.client is not None:
-            for waiting in [command, *self._waiting()]:
-                self._queue.put(waiting)
+            self._queue.put_back([command, *self._waiting()])
 
     def cancel(self, command: Command) -> None:
         """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
@@ -253,16 +251,15 @@ class Engine:
 
     def clear(self, wanted: Callable[[Command], bool] | None = None) -> int:
         """Fail what waits here with `QueueCleared`; return how many."""
-        waiting = self._waiting()
-        cleared = 0
-        for command in waiting:
-            if wanted is not None and not wanted(command):
-                self._queue.put(command)
-                continue
-            cleared += 1
+        cleared: list[Command] = []
+        kept: list[Command] = []
+        for command in self._waiting():
+            (cleared if wanted is None or wanted(command) else kept).append(command)
+        self._queue.put_back(kept)
+        for command in cleared:
             command.done(command, QueueCleared(f"removed from the queue of engine {self.id} before it ran"))
         self.pump()
-        return cleared
+        return len(cleared)
 
     def _waiting(self) -> list[Command]:
         """Take out all that waits."""
@@ -307,8 +304,7 @@ class Engine:
 
     def _peek(self) -> Iterator[Command]:
         waiting = self._waiting()
-        for command in waiting:
-            self._queue.put(command)
+        self._queue.put_back(waiting)
         yield from waiting[:100]
 
     def status(self) -> dict[str, Any]:

@@ -8,16 +8,20 @@ from typing import Any
 
 from aioparallel.errors import PluginError
 
-__all__ = ["INTERFACES", "LAUNCHERS", "TRANSPORTS", "load", "names"]
+__all__ = ["INTERFACES", "LAUNCHERS", "QUEUES", "TRANSPORTS", "check", "describe", "load", "made", "make", "names"]
 
 INTERFACES = "aioparallel.interfaces"
 TRANSPORTS = "aioparallel.transports"
 LAUNCHERS = "aioparallel.launchers"
+QUEUES = "aioparallel.queues"
 
 
 @cache
-def _group(group: str) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=group)}
+def _group(group: str) -> dict[str, list[EntryPoint]]:
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in entry_points(group=group):
+        found.setdefault(entry.name, []).append(entry)
+    return found
 
 
 def names(group: str) -> list[str]:
@@ -30,23 +34,79 @@ def load(group: str, name: str, base: type | None = None) -> Any:
 
     Args:
         group: An entry-point group, such as `INTERFACES`.
-        name: The entry point's name.
+        name: The entry point's name; or, for what is not installed as one, its place: `module:Class`.
         base: The class it must be a subclass of.
 
     Raises:
-        PluginError: There is none of that name, it can't be imported, or it isn't a `base`.
+        PluginError: There is none of that name, or more than one; it can't be imported, it isn't a `base`, or it lacks
+            methods.
     """
-    entry = _group(group).get(name)
-    kind = group.rpartition(".")[2].removesuffix("s")
-    if entry is None:
-        known = ", ".join(names(group)) or "none; is aioparallel installed (pip install aioparallel)?"
-        raise PluginError(f"no {kind} named {name!r}; known: {known}")
+    entry = _entry(group, name)
+    text = describe(group, name, entry.value)
     try:
         plugin = entry.load()
     except Exception as error:
-        raise PluginError(
-            f"{kind} {name!r} ({entry.value}) can't be loaded: {type(error).__name__}: {error}"
-        ) from error
-    if base is not None and not (isinstance(plugin, type) and issubclass(plugin, base)):
-        raise PluginError(f"{kind} {name!r} ({entry.value}) must be a subclass of {base.__module__}.{base.__name__}")
+        raise PluginError(f"{text} can't be loaded: {type(error).__name__}: {error}") from error
+    if base is not None:
+        check(plugin, base, text)
     return plugin
+
+
+def make(group: str, name: str, base: type) -> Any:
+    """Load a plug-in that is a class, and return an object of it.
+
+    Raises:
+        PluginError: As `load`; or it can't be made.
+    """
+    return made(load(group, name, base), describe(group, name, _entry(group, name).value))
+
+
+def made(plugin: type, text: str) -> Any:
+    """Return an object of a plug-in's class: it is made without arguments. `text` says which plug-in it is.
+
+    Raises:
+        PluginError: It can't be made.
+    """
+    try:
+        return plugin()
+    except Exception as error:
+        raise PluginError(f"{text} can't be made without arguments: {type(error).__name__}: {error}") from error
+
+
+def check(plugin: object, base: type, text: str) -> None:
+    """Check that `plugin` is a class derived from `base` that lacks nothing; `text` says which plug-in it is.
+
+    Raises:
+        PluginError: It is not.
+    """
+    if not (isinstance(plugin, type) and issubclass(plugin, base)):
+        raise PluginError(f"{text} must be a subclass of {base.__module__}.{base.__name__}")
+    lacking = sorted(getattr(plugin, "__abstractmethods__", ()))
+    if lacking:
+        raise PluginError(f"{text} lacks {', '.join(lacking)}, which {base.__module__}.{base.__name__} asks for")
+
+
+def describe(group: str, name: str, value: str) -> str:
+    """Say which plug-in is meant, and where it is: `transport 'tls' (aioparallel.transports.tls:TlsTransport)`."""
+    return f"{_kind(group)} {name!r}" + ("" if name == value else f" ({value})")
+
+
+def _kind(group: str) -> str:
+    return group.rpartition(".")[2].removesuffix("s")
+
+
+def _entry(group: str, name: str) -> EntryPoint:
+    module, separator, attribute = name.partition(":")
+    if separator and module and attribute:
+        return EntryPoint(name, name, group)
+    entries = _group(group).get(name, [])
+    if not entries:
+        known = ", ".join(names(group)) or "none; is aioparallel installed (pip install aioparallel)?"
+        raise PluginError(f"no {_kind(group)} named {name!r}; known: {known}")
+    if len({entry.value for entry in entries}) > 1:
+        # Which of them sys.path happens to show first must not decide who carries the bytes.
+        who = ", ".join(sorted(f"{entry.dist.name if entry.dist else '?'} ({entry.value})" for entry in entries))
+        raise PluginError(
+            f"{_kind(group)} {name!r} is registered by more than one package: {who}; uninstall all but one"
+        )
+    return entries[0]

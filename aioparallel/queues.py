@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = ["Command", "FifoQueue", "PriorityQueue", "Queue"]
+from aioparallel import plugins
+
+__all__ = ["Command", "FifoQueue", "PriorityQueue", "Queue", "get"]
+
+#: Numbers every `put`, into whichever queue, so that what was taken out of several can go back as it came.
+_arrivals = itertools.count(1)
 
 
 class Command:
@@ -26,9 +32,21 @@ class Command:
         watched: Whether its client is to be told what it writes, while it runs.
         broadcast: Whether other engines are sent the same payload.
         limit: Seconds that it may run; None: as long as it takes.
+        arrival: Higher the later it was put into a queue; 0 if it never was. The queue sets it.
     """
 
-    __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting", "watched")
+    __slots__ = (
+        "arrival",
+        "cancelled",
+        "client",
+        "done",
+        "exclusive",
+        "label",
+        "payload",
+        "priority",
+        "waiting",
+        "watched",
+    )
 
     broadcast: bool = False
     limit: float | None = None
@@ -49,6 +67,7 @@ class Command:
         self.label = label
         self.exclusive = exclusive
         self.priority = priority
+        self.arrival = 0
         self.cancelled = False
         self.waiting = False
         self.watched = False
@@ -59,10 +78,21 @@ class Command:
 
 
 class Queue(ABC):
-    """Commands waiting for one engine. Nothing here awaits, and nothing raises but `IndexError`.
+    """Commands waiting for one engine.
 
-    A subclass says where a command goes (`_put`) and which is next (`_pop`); cancelled ones are counted out
-    at once and dropped when they are met.
+    A queue of your own is a subclass with two methods, made without arguments, once for each engine: `_put` stores a
+    command, `_pop` takes out the one that is next. Everything else is here. What a command is *for* a queue can't know:
+    it may look at `priority`, `label`, `client`, `exclusive` and `arrival`, and changes nothing of it.
+
+    The rules, which `aioparallel.testing.check_queue` checks:
+
+    * What was put comes out once, the very same object, and nothing else comes out.
+    * What comes out next follows from what was put and taken alone: not from a clock, from chance, or from addresses
+      in memory; two queues that were fed the same give the same.
+    * `_pop` may give commands that were cancelled meanwhile: they are dropped here. When nothing is left, cancelled or
+      not, it raises IndexError. A queue must not hold on to what it has given.
+    * Nothing awaits, and nothing raises but that IndexError: both methods are called while frames are read, for every
+      command, and should take no more than a few microseconds however many wait.
     """
 
     def __init__(self) -> None:
@@ -79,6 +109,7 @@ class Queue(ABC):
         if command.cancelled:
             return
         self._live += 1
+        command.arrival = next(_arrivals)
         command.waiting = True
         self._put(command)
 
@@ -109,6 +140,15 @@ class Queue(ABC):
             cleared.append(self.pop())
         return cleared
 
+    def put_back(self, commands: Iterable[Command]) -> None:
+        """Put commands that were taken out again, as if they had never been.
+
+        The order in which they were taken is not enough: put that way into a queue which gives the newest first, they
+        would come out turned round.
+        """
+        for command in sorted(commands, key=_arrival):
+            self.put(command)
+
     @abstractmethod
     def _put(self, command: Command) -> None:
         """Store a command."""
@@ -138,11 +178,31 @@ class PriorityQueue(Queue):
     def __init__(self) -> None:
         super().__init__()
         self._heap: list[tuple[int, int, Command]] = []
-        self._arrivals = 0
 
     def _put(self, command: Command) -> None:
-        self._arrivals += 1
-        heapq.heappush(self._heap, (-command.priority, self._arrivals, command))
+        heapq.heappush(self._heap, (-command.priority, command.arrival, command))
 
     def _pop(self) -> Command:
         return heapq.heappop(self._heap)[2]
+
+
+def get(queue: str | type[Queue]) -> type[Queue]:
+    """Return the class of queue that is meant.
+
+    Args:
+        queue: The name of one that is installed ("fifo", "priority"), its place (`module:Class`), or the class itself.
+
+    Raises:
+        PluginError: There is none of that name, it is no Queue, or an empty one can't be made; the text names it.
+    """
+    if isinstance(queue, str):
+        kind: type[Queue] = type(plugins.make(plugins.QUEUES, queue, Queue))
+        return kind
+    name = f"{queue.__module__}:{queue.__qualname__}" if isinstance(queue, type) else repr(queue)
+    plugins.check(queue, Queue, f"queue {name}")
+    plugins.made(queue, f"queue {name}")
+    return queue
+
+
+def _arrival(command: Command) -> int:
+    return command.arrival

@@ -25,6 +25,9 @@ __all__ = ["arguments", "main", "run"]
 
 logger = logging.getLogger(__name__)
 
+#: Where one listens on every network, which is no address to dial.
+EVERYWHERE = ("0.0.0.0", "[::]")  # noqa: S104
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Be `aiocontroller`, and return the exit status.
@@ -41,12 +44,26 @@ def arguments(parser: Parser) -> None:
         "--listen",
         metavar="ADDRESS",
         action="append",
-        help="where to listen: unix:///path, tls://host:port (port 0: any, the same one next time); may be repeated "
-        "(default: a Unix socket in the state directory)",
+        help="where to listen: unix:///path, tls://host:port (port 0: any, the same one next time), or what another "
+        "transport that is installed serves; may be repeated (default: a Unix socket in the state directory)",
     )
     parser.add_argument("--location", metavar="HOST", help="the name by which other machines reach a tls:// address")
     parser.add_argument(
         "--interface", metavar="NAME", action="append", help="host only this one; may be repeated (default: all)"
+    )
+    parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        default="fifo",
+        help="where commands wait for their engine: fifo, priority, another that is installed, or module:Class "
+        "(default: fifo)",
+    )
+    parser.add_argument(
+        "--path",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a directory from which module:Class can be imported, besides the working directory; may be repeated",
     )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
@@ -72,6 +89,8 @@ async def _serve(options: argparse.Namespace) -> int:
     from aioparallel.controller import Controller
     from aioparallel.source import SYSTEM
 
+    # Last, so that nothing there is taken for a module that a controller needs.
+    sys.path += [*options.path, *([os.getcwd()] if ":" in options.queue else [])]
     state = state_directory(options.directory)
     run = run_directory(state, options.cluster)
     made: Path | None = None
@@ -85,7 +104,8 @@ async def _serve(options: argparse.Namespace) -> int:
         kept = stack.enter_context(
             ControllerState.open(state / "security" / options.cluster / "controller.json", SYSTEM)
         )
-        controller = await stack.enter_async_context(Controller(kept, cluster=options.cluster))
+        controller = Controller(kept, cluster=options.cluster, queue=options.queue)
+        await stack.enter_async_context(controller)
         await _host(controller, options.interface)
         if options.listen:
             for address in options.listen:
@@ -158,12 +178,14 @@ def _address_before(address: str, state: Path, cluster: str) -> str | None:
 def _reached(address: str, location: str | None) -> str:
     """Return the address as others dial it."""
     scheme, _, rest = address.partition("://")
-    if location is None and rest.startswith(("0.0.0.0:", "[::]:")):
+    host, separator, port = rest.partition("/")[0].rpartition(":")
+    if location is None and host in EVERYWHERE:
         location = platform.node()
-    if location is None or scheme == "unix":
+    if location is None or not separator:
+        # A path or a name: nobody reaches it from elsewhere.
         return address
-    host = f"[{location}]" if ":" in location and not location.startswith("[") else location
-    return f"{scheme}://{host}:{rest.rpartition(':')[2]}"
+    place = f"[{location}]" if ":" in location and not location.startswith("[") else location
+    return f"{scheme}://{place}:{port}{rest.removeprefix(f'{host}:{port}')}"
 
 
 def _publish(controller: Controller, state: Path, cluster: str, addresses: tuple[str, ...]) -> None:

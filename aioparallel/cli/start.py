@@ -37,6 +37,13 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
     parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        default="fifo",
+        help="where commands wait for their engine: fifo, priority, another that is installed, or module:Class "
+        "(default: fifo)",
+    )
+    parser.add_argument(
         "--path",
         metavar="DIR",
         action="append",
@@ -62,6 +69,7 @@ def _cluster(options: argparse.Namespace, state: Path) -> Cluster:
         options.n,
         listen=options.listen,
         launcher=options.launcher,
+        queue=options.queue,
         name=options.cluster,
         directory=state,
         path=options.path or (),
@@ -152,6 +160,7 @@ def _again(options: argparse.Namespace) -> list[str]:
     """Return the command that starts the same cluster and stays with it."""
     command = [sys.executable, "-P", "-m", "aioparallel", "start", "--announce", "--cluster", options.cluster]
     command += ["--directory", str(state_directory(options.directory)), "--launcher", options.launcher]
+    command += ["--queue", options.queue]
     command += ["--timeout", str(options.timeout)]
     command += ["-n", str(options.n)] if options.n else []
     command += [part for address in options.listen or () for part in ("--listen", address)]

@@ -104,5 +104,5 @@ def get(name: str) -> Launcher:
     Raises:
         PluginError: None is installed; the text says which are.
     """
-    launcher: Launcher = plugins.load(plugins.LAUNCHERS, name, Launcher)()
+    launcher: Launcher = plugins.make(plugins.LAUNCHERS, name, Launcher)
     return launcher

@@ -1,8 +1,8 @@
 """How bytes travel: Transport, Listener, and who waits at the door (Gate).
 
-A transport hands out asyncio's own transports and invents no stream. One is found by the scheme of an
-address (`tls://host:port`, `unix:///path`, `memory://name`) through the entry-point group
-`aioparallel.transports`.
+A transport hands out asyncio transports and invents no stream. One is found by the scheme of an address
+(`tls://host:port`, `unix:///path`, `memory://name`) through the entry-point group `aioparallel.transports`, whose names
+are the schemes. `aioparallel.testing.check_transport` checks what is said here, rule by rule.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aioparallel.errors import AddressError, PluginError
 if TYPE_CHECKING:
     from aioparallel.identity import Identity
 
-__all__ = ["Gate", "Listener", "Peer", "Slot", "SocketListener", "Transport", "get"]
+__all__ = ["Gate", "Listener", "Peer", "Slot", "SocketListener", "Transport", "get", "listen"]
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +56,28 @@ class Peer:
 class Transport(ABC):
     """A way for bytes to travel between a controller and those who dial it.
 
+    It knows nothing of aioparallel's handshake and frames, which are the same over all of them. It is made without
+    arguments, by whoever dials or listens, and keeps nothing between two calls.
+
+    What it makes are asyncio transports (`asyncio.Transport`) on the running loop, which do what asyncio's own do:
+
+    * `connection_made` is the first thing that a protocol hears, and once; `connection_lost` the last, and once,
+      however the connection ends. In between `get_buffer` and `buffer_updated` of an `asyncio.BufferedProtocol`, or
+      `data_received` of an `asyncio.Protocol`.
+    * Bytes arrive whole and in order, whatever the sizes of the writes. `write` and `writelines` never wait, and take
+      bytes, bytearray and memoryview; what was given may change once they return.
+    * A reader that pauses (`pause_reading`) pauses the writer: beyond `set_write_buffer_limits(high=…)` its protocol
+      is told `pause_writing`, and `resume_writing` when it may go on; `get_write_buffer_size` tells how much waits.
+    * `close` writes what waits and then ends the connection; `abort` ends it at once. Both ends are told. Either may be
+      called from within any of the protocol's methods, `connection_made` too, and more than once.
+    * `get_extra_info("socket")` gives one only if what the protocol reads and writes are that socket's own bytes, or if
+      `"ssl_object"` gives something too: we may read from the socket ourselves.
+
+    Over a network there must be TLS beneath, with the controller's certificate pinned (`needs_identity`, `Peer`): the
+    handshake proves who both are, and hides nothing of what follows.
+
     Attributes:
-        scheme: What its addresses begin with.
+        scheme: What its addresses begin with, before `://`; the name of its entry point.
         needs_identity: Whether to listen it needs the controller's key and certificate.
         in_process: Whether both ends are in one process.
     """
@@ -72,11 +92,18 @@ class Transport(ABC):
     ) -> tuple[asyncio.Transport, Any]:
         """Dial `address`; return the asyncio transport and the protocol.
 
-        Cancellation leaves nothing open.
+        It returns when bytes can be written; the protocol has been told `connection_made` by then, and may already have
+        hung up. Cancellation leaves nothing open.
+
+        Args:
+            address: Where to, as a listener's `address` has it.
+            protocol_factory: Makes the protocol; called once at most.
+            peer: Who should answer.
 
         Raises:
             AddressError: The address is not one of this scheme.
-            OSError: Nobody answers there, or it isn't who `peer` says.
+            OSError: Nobody answers there, or it isn't who `peer` says. Over TLS that is found out before a byte of
+                the protocol's is sent.
         """
 
     @abstractmethod
@@ -89,6 +116,18 @@ class Transport(ABC):
         identity: Identity | None,
     ) -> Listener:
         """Listen on `address`; make a protocol for each arrival, which has its `Slot` in `gate`.
+
+        An arrival enters the gate as soon as there is a connection, before TLS or anything else is agreed on, so that
+        those who never say anything are few and go in time: `gate.enter(source, evict)`, where `evict` must end the
+        connection. Once there is an asyncio transport its `abort` is set as `slot.evict`. The protocol leaves the slot;
+        the transport does so only for an arrival that never got a protocol. `SocketListener` does all that for what is
+        accepted from a listening socket.
+
+        Args:
+            address: Where. Where a number can be left to the system (a port: 0), the listener tells the real one.
+            protocol_factory: Makes the protocol of an arrival, given its slot.
+            gate: Where arrivals wait until they have proved themselves.
+            identity: The controller's key and certificate; there if `needs_identity`.
 
         Raises:
             AddressError: The address is not one of this scheme, or can't be bound.
@@ -115,7 +154,7 @@ class Listener(ABC):
     """A place where a controller listens.
 
     Attributes:
-        address: Where, as one would dial it; the port is the real one.
+        address: Where, as one would dial it, with the scheme; the port is the real one. It goes into capability files.
         fingerprint: SHA-256 of the certificate it shows, or b"".
     """
 
@@ -127,7 +166,7 @@ class Listener(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Stop listening; connections that were made stay. Safe to call twice."""
+        """Stop listening, and free the address; connections that were made stay. Safe to call twice."""
 
 
 class Slot:
@@ -343,14 +382,50 @@ def get(address: str) -> Transport:
 
     Raises:
         AddressError: No transport of that scheme is installed; the text says which are.
+        PluginError: It is installed and can't be used.
     """
     scheme = scheme_of(address)
-    try:
-        transport = plugins.load(plugins.TRANSPORTS, scheme, Transport)
-    except PluginError as error:
-        known = ", ".join(f"{name}://" for name in plugins.names(plugins.TRANSPORTS))
-        if scheme in plugins.names(plugins.TRANSPORTS):
-            raise
-        raise AddressError(f"no transport for {address!r}; known: {known}") from error
-    made: Transport = transport()
+    schemes = plugins.names(plugins.TRANSPORTS)
+    if scheme not in schemes:
+        known = ", ".join(f"{name}://" for name in schemes)
+        raise AddressError(
+            f"no transport for {address!r}; known: {known}; is the package that brings {scheme}:// installed here?"
+        )
+    made: Transport = plugins.make(plugins.TRANSPORTS, scheme, Transport)
+    if made.scheme != scheme:
+        raise PluginError(
+            f"{_name_of(made, scheme)} has the scheme {made.scheme!r}: it must be {scheme!r}, as its name is"
+        )
     return made
+
+
+async def listen(
+    transport: Transport,
+    address: str,
+    protocol_factory: Callable[[Slot], asyncio.BaseProtocol],
+    *,
+    gate: Gate,
+    identity: Identity | None,
+) -> Listener:
+    """Have a transport listen, and look at what it says.
+
+    Raises:
+        PluginError: It gives no listener, or one that says an address which is none of its own.
+        ConfigurationError: As `Transport.listen`.
+    """
+    listener = await transport.listen(address, protocol_factory, gate=gate, identity=identity)
+    who = _name_of(transport, transport.scheme)
+    if not isinstance(listener, Listener):
+        raise PluginError(f"{who} returned {listener!r} for {address}: it must be a {Listener.__module__}.Listener")
+    if not str(getattr(listener, "address", "")).startswith(f"{transport.scheme}://"):
+        await listener.aclose()
+        raise PluginError(
+            f"{who}, asked to listen on {address}, says that it does on {getattr(listener, 'address', None)!r}: "
+            f"its listener's address must begin with {transport.scheme}://"
+        )
+    return listener
+
+
+def _name_of(transport: Transport, scheme: str) -> str:
+    kind = type(transport)
+    return plugins.describe(plugins.TRANSPORTS, scheme, f"{kind.__module__}:{kind.__qualname__}")
