@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import socket
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -25,7 +26,7 @@ from aioparallel.errors import AddressError, PluginError
 if TYPE_CHECKING:
     from aioparallel.identity import Identity
 
-__all__ = ["Gate", "Listener", "Peer", "Slot", "SocketListener", "Transport", "get", "listen"]
+__all__ = ["Gate", "Listener", "Peer", "Slot", "SocketListener", "Transport", "get", "lent", "listen"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +60,14 @@ class Transport(ABC):
     It knows nothing of aioparallel's handshake and frames, which are the same over all of them. It is made without
     arguments, by whoever dials or listens, and keeps nothing between two calls.
 
-    What it makes are asyncio transports (`asyncio.Transport`) on the running loop, which do what asyncio's own do:
+    What it makes are transports with the methods of `asyncio.Transport`, on the running loop, which do what asyncio's
+    own do:
 
     * `connection_made` is the first thing that a protocol hears, and once; `connection_lost` the last, and once,
       however the connection ends. In between `get_buffer` and `buffer_updated` of an `asyncio.BufferedProtocol`, or
       `data_received` of an `asyncio.Protocol`.
     * Bytes arrive whole and in order, whatever the sizes of the writes. `write` and `writelines` never wait, and take
-      bytes, bytearray and memoryview; what was given may change once they return.
+      bytes, bytearray and memoryview. What they were given stays as it is until it has left.
     * A reader that pauses (`pause_reading`) pauses the writer: beyond `set_write_buffer_limits(high=…)` its protocol
       is told `pause_writing`, and `resume_writing` when it may go on; `get_write_buffer_size` tells how much waits.
     * `close` writes what waits and then ends the connection; `abort` ends it at once. Both ends are told. Either may be
@@ -345,7 +347,8 @@ class SocketListener(Listener):
         # Not this task's cancel(): uvloop does not tell a protocol that was made of the end of its connection then.
         slot = self._gate.enter(source, functools.partial(_hang_up, accepted), trusted=self._trusted)
         try:
-            transport, _ = await self._adopt(accepted, slot)
+            with lent(accepted):
+                transport, _ = await self._adopt(accepted, slot)
         except BaseException as error:
             slot.leave()
             with contextlib.suppress(OSError):
@@ -356,6 +359,25 @@ class SocketListener(Listener):
                 raise
         else:
             slot.evict = transport.abort
+
+
+@contextlib.contextmanager
+def lent(connected: socket.socket) -> Iterator[None]:
+    """While a loop makes a transport of a socket, which is the transport's afterwards.
+
+    If the protocol ends the connection at once, uvloop closes the descriptor without telling the socket. That would
+    close it again when it is collected, and by then it may be somebody else's.
+    """
+    descriptor = connected.fileno()
+    mine = os.fstat(descriptor)
+    yield
+    if connected.fileno() == descriptor:
+        try:
+            same = os.path.samestat(mine, os.fstat(descriptor))
+        except OSError:
+            same = False
+        if not same:
+            connected.detach()
 
 
 def _hang_up(accepted: socket.socket) -> None:

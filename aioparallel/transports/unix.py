@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.errors import AddressError
-from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport
+from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport, lent
 
 if TYPE_CHECKING:
     from aioparallel.identity import Identity
@@ -48,9 +48,17 @@ class UnixTransport(Transport):
             owner = _uid_of_peer(dialled)
             if owner is not None and owner not in (os.geteuid(), 0):
                 raise PermissionError(f"{path} is served by user {owner}, not by you")
-            return await loop.create_unix_connection(protocol_factory, sock=dialled)
         except BaseException:
             dialled.close()
+            raise
+        adopting = loop.create_task(_adopt(dialled, protocol_factory))
+        try:
+            return await asyncio.shield(adopting)
+        except asyncio.CancelledError:
+            # In a turn or two there is a transport to abort. uvloop, cancelled meanwhile, would close the socket and
+            # not tell a protocol that knows of its connection already.
+            adopting.add_done_callback(_abort)
+            await asyncio.wait([adopting])
             raise
 
     async def listen(
@@ -82,6 +90,22 @@ class UnixTransport(Transport):
             return await loop.connect_accepted_socket(lambda: protocol_factory(slot), accepted)
 
         return _UnixListener(listening, f"unix://{path}", arrived=_source, adopt=adopt, gate=gate, trusted=True)
+
+
+async def _adopt(
+    dialled: socket.socket, protocol_factory: Callable[[], asyncio.BaseProtocol]
+) -> tuple[asyncio.Transport, Any]:
+    try:
+        with lent(dialled):
+            return await asyncio.get_running_loop().create_unix_connection(protocol_factory, sock=dialled)
+    except BaseException:
+        dialled.close()
+        raise
+
+
+def _abort(adopting: asyncio.Task[tuple[asyncio.Transport, Any]]) -> None:
+    if not adopting.cancelled() and adopting.exception() is None:
+        adopting.result()[0].abort()
 
 
 class _UnixListener(SocketListener):
