@@ -352,10 +352,20 @@ class Cluster:
             # It may have been killed, or written a traceback.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(job.exited), GRACE)
-            raise ClusterError(_end(role, job))
+            raise ClusterError(_end(role, job) + ("" if job is self._controller else self._blame()))
         self.engine_ids = sorted({*self.engine_ids, *said.get("engines", ())})
         if job is not self._controller:
             job.exited.add_done_callback(lambda exited: self._host_ended(job))
+
+    def _blame(self) -> str:
+        """Say who started an engine host that ended before it was ready, if that may have been the reason."""
+        kind = type(self._launcher)
+        if self._launcher.name == "local":
+            return ""
+        return (
+            f"; launcher {self._launcher.name!r} ({kind.__module__}:{kind.__qualname__}) is to keep it running, its "
+            "standard input open, until the cluster stops it"
+        )
 
     def _host_ended(self, job: Job) -> None:
         if self._state == "running" and job in self._engines and job.exited.result() != 0:

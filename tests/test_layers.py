@@ -44,14 +44,15 @@ ONLY_IN = {
     "dill": set[str](),
     "marshal": {"capture", "serialize"},
     "pickle": {"serialize"},
-    "random": set[str](),
+    "pytest": {"testing.pytest_plugin"},
+    "random": {"testing.queue_rules"},
     "secrets": set[str](),
     "shelve": set[str](),
     "trustme": {"identity"},
     "uvloop": {"loops"},
 }
 #: These hand their environment on to the processes they start, and look for nothing in it.
-HANDS_ON = {"cluster", *(module for module in MODULES if module.startswith("cli."))}
+HANDS_ON = {"cluster", "testing.launcher_rules", *(module for module in MODULES if module.startswith("cli."))}
 #: Names of modules' contents that have one reader.
 ONLY_READ_IN = {
     ("os", "environ"): {"capability", *HANDS_ON},

@@ -1,4 +1,8 @@
-"""The launcher contract: start a command, so many times, somewhere. What the command is, is data."""
+"""The launcher contract: start a command, so many times, somewhere. What the command is, is data.
+
+A launcher is found by its name through the entry-point group `aioparallel.launchers`, or by its place (`module:Class`).
+`aioparallel.testing.check_launcher` checks what is said here, rule by rule.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,14 @@ __all__ = ["Job", "Launcher", "get"]
 class Job(ABC):
     """One command that was started.
 
-    Its standard input stays open for as long as it should live, and it ends in good order when that is closed. The
-    first line of its standard output says how its start went; what follows is thrown away.
+    * Its standard input stays open for as long as it should live: a command of ours ends in good order when that is
+      closed, so that none outlives who started it, however that ended. Nothing is ever written to it.
+    * The first line of its standard output says how its start went; what follows has to be read and is thrown away.
+    * Standard error is for people: its last kilobytes are worth keeping, for `output`.
 
     Attributes:
-        exited: The return code, once it has ended: negative for a signal, as `subprocess` has it.
+        exited: The return code, once it has ended: negative for a signal, as `subprocess` has it. Wait for it behind
+            `asyncio.shield`.
     """
 
     exited: asyncio.Future[int]
@@ -64,6 +71,10 @@ class Job(ABC):
 class Launcher(ABC):
     """Starts commands at one kind of place.
 
+    It is made without arguments, and knows nothing of aioparallel: a command is a list of strings, which reach the program
+    as they are, never through a shell here. The programs that it starts find a controller by the files that their
+    arguments name, so those must be there where they run.
+
     Attributes:
         name: How it is asked for.
     """
@@ -101,8 +112,11 @@ class Launcher(ABC):
 def get(name: str) -> Launcher:
     """Return a launcher of that name.
 
+    Args:
+        name: The name under which one is installed, or the place of its class: `module:Class`.
+
     Raises:
-        PluginError: None is installed; the text says which are.
+        PluginError: There is none of that name (the text says which are), or it can't be used.
     """
     launcher: Launcher = plugins.make(plugins.LAUNCHERS, name, Launcher)
     return launcher

@@ -95,6 +95,11 @@ async def follow_all(plugin: str, rules: Sequence[Rule[T]], subject: T, *, secon
                     result = rule(subject)
                     if inspect.isawaitable(result):
                         await result
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                raise _NotMet("CancelledError, though nobody cancelled what was waited for") from error
             except TimeoutError as error:
                 raise _NotMet(f"nothing more happened within {seconds:g} s ({_place(error)})") from error
             await _nothing_left(before, told)
