@@ -131,7 +131,7 @@ class Cluster:
         for address in self._listen:
             transports.get(address)
         self._launcher = launcher if isinstance(launcher, Launcher) else launchers.get(launcher)
-        self._queue = _place_of(queue)
+        self._queue = _place_of_queue(queue)
         self._given = None if directory is None else Path(directory)
         self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
         self._timeout = timeout
@@ -314,15 +314,15 @@ class Cluster:
     def _controller_command(self, private: bool) -> list[str]:
         listen = [option for address in self._listen for option in ("--listen", address)]
         # It imports nothing of ours but this.
-        queue = ["--queue", self._queue, *(self._import_from() if ":" in self._queue else [])]
+        queue = ["--queue", self._queue, *(self._path_options() if ":" in self._queue else [])]
         return [*_python("controller"), *self._place(), *listen, *queue, *(["--temporary"] if private else [])]
 
-    def _import_from(self) -> list[str]:
+    def _path_options(self) -> list[str]:
         entries = own_directories() if self._path is None else self._path
         return [option for entry in entries for option in ("--path", entry)]
 
     async def _start_engines(self, n: int) -> list[Job]:
-        path = self._import_from()
+        path = self._path_options()
         wait = ["--wait", str(self._timeout)]
         command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
         jobs = await self._launcher.start(command, env=_environment())
@@ -396,7 +396,7 @@ def _number(n: object) -> int:
     return n
 
 
-def _place_of(queue: str | type[Queue]) -> str:
+def _place_of_queue(queue: str | type[Queue]) -> str:
     """Return how the controller, which is another process, finds a queue: by name, or as `module:Class`."""
     if isinstance(queue, str):
         if ":" not in queue:

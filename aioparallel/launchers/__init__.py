@@ -71,9 +71,9 @@ class Job(ABC):
 class Launcher(ABC):
     """Starts commands at one kind of place.
 
-    It is made without arguments, and knows nothing of aioparallel: a command is a list of strings, which reach the program
-    as they are, never through a shell here. The programs that it starts find a controller by the files that their
-    arguments name, so those must be there where they run.
+    It is made without arguments, and knows nothing of aioparallel: a command is a list of strings, which reach the
+    program as they are. The programs that it starts find a controller by the files that their arguments name, so those
+    must be there where they run.
 
     Attributes:
         name: How it is asked for.

@@ -1,17 +1,29 @@
-"""Ends of connections that note what they are told, in which order."""
+"""Ends of connections that note what they are told, and a place where they arrive."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from aioparallel.transports import Slot
+from aioparallel.identity import Identity
+from aioparallel.testing.rules import expect, until
+from aioparallel.transports import Gate, Listener, Peer, Slot, Transport
 
-__all__ = ["BufferedEnd", "End", "PlainEnd"]
+__all__ = ["BufferedEnd", "End", "Place", "PlainEnd", "Subject", "giving", "listening", "peer_of"]
 
 #: What is asked of a transport.
-METHODS = ("abort", "close", "get_extra_info", "get_write_buffer_size", "is_closing", "is_reading", "pause_reading")
+METHODS: tuple[str, ...] = (
+    "abort",
+    "close",
+    "get_extra_info",
+    "get_write_buffer_size",
+    "is_closing",
+    "is_reading",
+    "pause_reading",
+)
 METHODS += ("resume_reading", "set_write_buffer_limits", "write", "writelines")
 
 
@@ -170,3 +182,96 @@ class BufferedEnd(End, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Note what arrived."""
         self.take(self._buffer[:nbytes])
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the rules are tried on.
+
+    Attributes:
+        transport: The transport.
+        address: Where it is to listen.
+        identity: The controller's key and certificate, if it needs one.
+        stranger: Another controller's, of the same name.
+        installed: Whether it is found by the address's scheme.
+    """
+
+    transport: Transport
+    address: str
+    identity: Identity | None
+    stranger: Identity | None
+    installed: bool
+
+    @property
+    def peer(self) -> Peer:
+        """What one who dials knows."""
+        return peer_of(self.identity)
+
+
+@dataclass(slots=True)
+class Place:
+    """Somebody who listens, and the ends that arrived there."""
+
+    subject: Subject
+    listener: Listener
+    gate: Gate
+    ends: list[End] = field(default_factory=list)
+    dialled: list[End] = field(default_factory=list)
+
+    async def dial(self, make: Callable[[], End] = PlainEnd, peer: Peer | None = None) -> tuple[End, End]:
+        """Dial; return the near end and the far end when both are told."""
+        near = make()
+        self.dialled.append(near)
+        before = len(self.ends)
+        transport, protocol = await self.subject.transport.connect(
+            self.listener.address, giving(near), peer=peer or self.subject.peer
+        )
+        expect(protocol is near, f"connect returned the protocol {protocol!r}, not the one that was made for it")
+        expect(
+            near.transport is transport or near.lost.is_set(),
+            f"connect returned {transport!r}; the protocol was told {near.transport!r}",
+        )
+        await until(lambda: len(self.ends) > before and self.ends[-1].made.is_set())
+        return near, self.ends[-1]
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    subject: Subject, *, address: str = "", gate: Gate | None = None, leaves: str = ""
+) -> AsyncIterator[Place]:
+    """Listen; at the end see to it that every protocol was told of its connection and of its end, once."""
+    gate = Gate() if gate is None else gate
+
+    def arrival(slot: Slot) -> End:
+        ends.append(PlainEnd(slot, leaves=leaves))
+        return ends[-1]
+
+    ends: list[End] = []
+    listener = await subject.transport.listen(address or subject.address, arrival, gate=gate, identity=subject.identity)
+    place = Place(subject, listener, gate, ends)
+    try:
+        yield place
+        await listener.aclose()
+    except BaseException:
+        for end in [*place.ends, *place.dialled]:
+            end.abort()
+        await listener.aclose()
+        raise
+    for end in [*place.ends, *place.dialled]:
+        if end.made.is_set():
+            end.abort()
+            await end.lost.wait()
+            expect(not end.wrong, "; ".join(end.wrong))
+    await until(lambda: not len(gate))
+
+
+def giving(end: End) -> Callable[[], End]:
+    """Return a protocol factory that gives this end."""
+    return lambda: end
+
+
+def peer_of(identity: Identity | None) -> Peer:
+    """Return what one who dials that controller knows."""
+    if identity is None:
+        return Peer()
+    return Peer(identity.server_name, (identity.certificate_pem,), (identity.fingerprint.hex(),))

@@ -162,18 +162,18 @@ async def waits_once_more(subject: Subject) -> None:
 
 
 async def tells_how_it_ended(subject: Subject) -> None:
-    """`exited` gives the status, or the negative signal; `describe` says so; `output` has the last of standard error."""
+    """`exited` gives the status, or the negative signal; `output` what it wrote to standard error, or ""."""
     ends = {"sys.exit(7)": 7, "sys.exit(0)": 0, "os.kill(os.getpid(), signal.SIGKILL)": -9}
     for code, status in ends.items():
         async with subject.started(ENDS.format(code)) as [job]:
             line = await job.wait_announced()
             expect(line == "", f"the program printed nothing, and wait_announced returned {line!r}")
             found = await asyncio.shield(job.exited)
-            expect(found == status, f"it ended with {code}, and exited gives {found}")
+            expect(found == status, f"{code}: exited gives {found}")
             expect(isinstance(job.describe(), str) and job.describe(), f"describe returned {job.describe()!r}")
             expect(
                 job.output in ("", "the reason"),
-                f"it wrote 'the reason' to standard error, and output is {job.output!r}",
+                f"it wrote 'the reason', and output is {job.output!r}",
             )
 
 

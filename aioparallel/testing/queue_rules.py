@@ -72,7 +72,7 @@ def leaves_commands_alone(make: Make) -> None:
     queue = make()
     command = _command("job", priority=3)
     before = _contents(command)
-    returned = queue._put(command)  # type: ignore[func-returns-value]
+    returned: object = queue._put(command)
     expect(returned is None, f"`_put` returned {returned!r} (is it a coroutine function?)")
     expect(queue._pop() is command, "`_pop` returned something else than what was put")
     expect(_contents(command) == before, f"the command was {before} and is {_contents(command)}")

@@ -101,7 +101,8 @@ async def follow_all(plugin: str, rules: Sequence[Rule[T]], subject: T, *, secon
                     raise
                 raise _NotMet("CancelledError, though nobody cancelled what was waited for") from error
             except TimeoutError as error:
-                raise _NotMet(f"nothing more happened within {seconds:g} s ({_place(error)})") from error
+                reported = "".join(f"; reported to the event loop: {report}" for report in told())
+                raise _NotMet(f"nothing more happened within {seconds:g} s ({_place(error)}){reported}") from error
             await _nothing_left(before, told)
     return [words(rule) for rule in rules]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import select
 import socket
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,9 +19,9 @@ from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, P
 from aioparallel.identity import Identity
 from aioparallel.interfaces.monitor import MonitorClient
 from aioparallel.source import SYSTEM
-from aioparallel.testing.ends import BufferedEnd, End, PlainEnd
+from aioparallel.testing.ends import BufferedEnd, End, Place, PlainEnd, Subject, giving, listening, peer_of
 from aioparallel.testing.rules import CheckFailed, expect, follow_all, until
-from aioparallel.transports import Gate, Listener, Peer, Slot, Transport
+from aioparallel.transports import Gate, Listener, Peer, Transport
 
 __all__ = ["check_transport"]
 
@@ -29,30 +30,6 @@ SIZES = (0, 1, 2, 125, 126, 4096, 65535, 65536, 1_000_003)
 TOO_MUCH = 2**26
 #: Turns of the loop after which a dialling is given up: at every stage of it.
 STAGES = (*range(12), 20, 40, 80)
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What the rules are tried on.
-
-    Attributes:
-        transport: The transport.
-        address: Where it is to listen.
-        identity: The controller's key and certificate, if it needs one.
-        stranger: Another controller's, of the same name.
-        installed: Whether it is found by the address's scheme.
-    """
-
-    transport: Transport
-    address: str
-    identity: Identity | None
-    stranger: Identity | None
-    installed: bool
-
-    @property
-    def peer(self) -> Peer:
-        """What one who dials knows."""
-        return _peer(self.identity)
 
 
 async def check_transport(address: str, transport: Transport | None = None, *, seconds: float = 10.0) -> list[str]:
@@ -87,72 +64,6 @@ async def check_transport(address: str, transport: Transport | None = None, *, s
     subject = Subject(found, address, identity, stranger, installed=transport is None)
     rules = [rule for condition, rule in RULES if condition(subject)]
     return [usable, *await follow_all(name, rules, subject, seconds=seconds)]
-
-
-# Who listens, and who dials
-
-
-@dataclass(slots=True)
-class Place:
-    """Somebody who listens, and the ends that arrived there."""
-
-    subject: Subject
-    listener: Listener
-    gate: Gate
-    ends: list[End] = field(default_factory=list)
-    dialled: list[End] = field(default_factory=list)
-
-    async def dial(self, make: Callable[[], End] = PlainEnd, peer: Peer | None = None) -> tuple[End, End]:
-        """Dial; return the near end and the far end when both are told."""
-        near = make()
-        self.dialled.append(near)
-        before = len(self.ends)
-        transport, protocol = await self.subject.transport.connect(
-            self.listener.address, lambda: near, peer=peer or self.subject.peer
-        )
-        expect(protocol is near, f"connect returned the protocol {protocol!r}, not the one that was made for it")
-        expect(
-            near.transport is transport or near.lost.is_set(),
-            f"connect returned {transport!r}; the protocol was told {near.transport!r}",
-        )
-        await until(lambda: len(self.ends) > before and self.ends[-1].made.is_set())
-        return near, self.ends[-1]
-
-
-@contextlib.asynccontextmanager
-async def listening(
-    subject: Subject, *, address: str = "", gate: Gate | None = None, leaves: str = ""
-) -> AsyncIterator[Place]:
-    """Listen; at the end see to it that every protocol was told of its connection and of its end, once."""
-    gate = Gate() if gate is None else gate
-
-    def arrival(slot: Slot) -> End:
-        ends.append(PlainEnd(slot, leaves=leaves))
-        return ends[-1]
-
-    ends: list[End] = []
-    listener = await subject.transport.listen(address or subject.address, arrival, gate=gate, identity=subject.identity)
-    place = Place(subject, listener, gate, ends)
-    try:
-        yield place
-        await listener.aclose()
-    except BaseException:
-        for end in [*place.ends, *place.dialled]:
-            end.abort()
-        await listener.aclose()
-        raise
-    for end in [*place.ends, *place.dialled]:
-        if end.made.is_set():
-            end.abort()
-            await end.lost.wait()
-            expect(not end.wrong, "; ".join(end.wrong))
-    await until(lambda: not len(gate))
-
-
-def _peer(identity: Identity | None) -> Peer:
-    if identity is None:
-        return Peer()
-    return Peer(identity.server_name, (identity.certificate_pem,), (identity.fingerprint.hex(),))
 
 
 # The rules
@@ -239,14 +150,14 @@ async def lets_a_protocol_hang_up(subject: Subject) -> None:
             near.leaves_reading = leaves
             far.transport.write(b"go")
             await asyncio.gather(near.lost.wait(), far.lost.wait())
+        near = PlainEnd(leaves=leaves)
         async with listening(subject) as place:
-            near = PlainEnd(leaves=leaves)
             await _dial_in_vain(place, near)
             await near.lost.wait()
         async with listening(subject, leaves=leaves) as place:
             near = PlainEnd()
             await _dial_in_vain(place, near)
-            await until(lambda place=place: place.ends and place.ends[0].lost.is_set())
+            await until(functools.partial(_first_is_lost, place))
             if near.made.is_set():
                 await near.lost.wait()
 
@@ -257,7 +168,7 @@ async def refuses_when_nobody_listens(subject: Subject) -> None:
         address = place.listener.address
     end = PlainEnd()
     try:
-        await subject.transport.connect(address, lambda: end, peer=subject.peer)
+        await subject.transport.connect(address, giving(end), peer=subject.peer)
     except OSError:
         expect(not end.made.is_set(), "the protocol was told of a connection")
     else:
@@ -312,24 +223,10 @@ async def passes_the_gate(subject: Subject) -> None:
 async def bounds_who_says_nothing(subject: Subject) -> None:
     """Who connects and speaks no TLS, or nothing, is in the gate, is sent away from there, and reaches no protocol."""
     async with listening(subject) as place:
-        parts = urlsplit(place.listener.address)
         for said in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(range(256))):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-            reading = asyncio.ensure_future(_read_to_end(reader))
-            try:
-                writer.write(said)
-                if not said:
-                    await until(lambda: len(place.gate) == 1)
-                    place.gate.close()
-                await until(lambda reading=reading: reading.done() or any(end.made.is_set() for end in place.ends))
-                expect(reading.done(), "a protocol was told of a connection")
-            finally:
-                reading.cancel()
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+            await _say(place, said)
             await until(lambda: not len(place.gate))
-        expect(not any(end.made.is_set() for end in place.ends), "a protocol was told of a connection")
+        expect(not _anybody_met(place), "a protocol was told of a connection")
         await place.dial()
 
 
@@ -348,15 +245,15 @@ async def tells_who_answers(subject: Subject) -> None:
 async def knows_the_controller(subject: Subject) -> None:
     """Who shows another certificate than the peer names is found out by `connect` or `vet`: OSError."""
     assert subject.stranger is not None
-    wrong = _peer(subject.stranger)
+    wrong = peer_of(subject.stranger)
     same_name = Peer(subject.peer.server_name, subject.peer.certificates, wrong.pins)
     nobody = Peer(subject.peer.server_name)
     async with listening(subject) as place:
         for peer in (wrong, same_name, nobody):
-            near = PlainEnd(vet=lambda made, peer=peer: subject.transport.vet(made, peer))
+            near: End = PlainEnd(vet=functools.partial(_vetted, subject.transport, peer))
             place.dialled.append(near)
             try:
-                await subject.transport.connect(place.listener.address, lambda near=near: near, peer=peer)
+                await subject.transport.connect(place.listener.address, giving(near), peer=peer)
             except (OSError, ConfigurationError):
                 pass
             else:
@@ -384,7 +281,7 @@ async def gives_up_cleanly(subject: Subject) -> None:
             near = PlainEnd()
             place.dialled.append(near)
             dialling = asyncio.ensure_future(
-                subject.transport.connect(place.listener.address, lambda near=near: near, peer=subject.peer)
+                subject.transport.connect(place.listener.address, giving(near), peer=subject.peer)
             )
             for _ in range(turns):
                 await asyncio.sleep(0)
@@ -414,7 +311,7 @@ async def shows_its_socket_if_it_is_plain(subject: Subject) -> None:
                 continue
             end.transport.pause_reading()
             other.transport.write(b"abc")
-            await until(lambda shown=shown: _readable(shown.fileno()))
+            await until(functools.partial(_readable, shown.fileno()))
             with socket.socket(fileno=os.dup(shown.fileno())) as same:
                 seen = same.recv(3, socket.MSG_PEEK)
             expect(seen == b"abc", f"b'abc' was written, and on the socket is {seen!r}")
@@ -443,7 +340,30 @@ async def _dial_in_vain(place: Place, near: End) -> None:
     """Dial where one of the two hangs up at once: that may be seen already."""
     place.dialled.append(near)
     with contextlib.suppress(OSError):
-        await place.subject.transport.connect(place.listener.address, lambda: near, peer=place.subject.peer)
+        await place.subject.transport.connect(place.listener.address, giving(near), peer=place.subject.peer)
+
+
+async def _say(place: Place, said: bytes) -> None:
+    """Connect past the transport, say something or nothing, and wait to be sent away."""
+    parts = urlsplit(place.listener.address)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    reading = asyncio.ensure_future(_read_to_end(reader))
+    try:
+        writer.write(said)
+        if not said:
+            await until(lambda: len(place.gate) == 1)
+            place.gate.close()
+        await until(lambda: reading.done() or _anybody_met(place))
+        expect(reading.done(), "a protocol was told of a connection")
+    finally:
+        reading.cancel()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def _anybody_met(place: Place) -> bool:
+    return any(end.made.is_set() for end in place.ends)
 
 
 async def _read_to_end(reader: asyncio.StreamReader) -> None:
@@ -512,6 +432,14 @@ async def _expect_address_error(what: str, address: str, attempt: Callable[[], A
     else:
         made[0].abort()
     expect(False, f"{what} did not fail")
+
+
+def _first_is_lost(place: Place) -> bool:
+    return bool(place.ends) and place.ends[0].lost.is_set()
+
+
+def _vetted(transport: Transport, peer: Peer, made: asyncio.BaseTransport) -> bytes:
+    return transport.vet(made, peer)
 
 
 def _readable(descriptor: int) -> bool:
