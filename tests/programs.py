@@ -42,11 +42,14 @@ def answer(*arguments: str) -> Any:
 
 
 @contextlib.contextmanager
-def running(*arguments: str, program: str = "aiocluster", until: str) -> Iterator[subprocess.Popen[str]]:
+def running(
+    *arguments: str, program: str = "aiocluster", until: str, cwd: Path | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """Run a program; begin when it has printed a line with `until` in it; kill it at the end if it still runs."""
     with subprocess.Popen(
         command(*arguments, program=program),
         env=environment(),
+        cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

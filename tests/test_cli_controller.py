@@ -15,6 +15,7 @@ import pytest
 from programs import PATIENCE, answer, command, end, environment, processes, run, running, wait_gone
 
 from aioparallel.capability import Capability, capability_path
+from aioparallel.cli.controller import _reached
 from aioparallel.interfaces.admin import AdminClient
 
 READY = "Ctrl-C ends it"
@@ -183,3 +184,31 @@ print(status, [sys.modules[name] for name in banned], "aioparallel.serialize" in
         check=False,
     )
     assert done.stdout.splitlines()[-1] == "0 [None, None, None] False", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "location", "reached"),
+    [
+        ("unix:///run/s", "host0", "unix:///run/s"),
+        ("tls://127.0.0.1:7", None, "tls://127.0.0.1:7"),
+        ("tls://127.0.0.1:7", "host0", "tls://host0:7"),
+        ("tls://[::]:7", "fe80::1", "tls://[fe80::1]:7"),
+        ("wss://0.0.0.0:443/a/b:c", "host0", "wss://host0:443/a/b:c"),
+        ("memory://here", "host0", "memory://here"),
+    ],
+)
+def test_addresses_as_others_dial_them(address: str, location: str | None, reached: str) -> None:
+    assert _reached(address, location) == reached
+
+
+def test_queue_by_place(tmp_path: Path) -> None:
+    (tmp_path / "my_queue.py").write_text("from aioparallel.queues import FifoQueue\nclass Mine(FifoQueue): ...\n")
+    with running(
+        "--queue", "my_queue:Mine", "--path", str(tmp_path), program="aiocontroller", until=READY
+    ) as controller:
+        assert end(controller) == 0
+    with running("--queue", "my_queue:Mine", program="aiocontroller", until=READY, cwd=tmp_path) as controller:
+        assert end(controller) == 0
+    wrong = run("--queue", "my_queue:Yours", "--path", str(tmp_path), program="aiocontroller")
+    assert wrong.returncode == 2
+    assert "queue 'my_queue:Yours' can't be loaded: AttributeError" in wrong.stderr

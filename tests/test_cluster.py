@@ -21,6 +21,7 @@ from aioparallel.cluster import Cluster
 from aioparallel.errors import AddressError, ClusterError, ConfigurationError, NoClusterError, PluginError
 from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
+from aioparallel.queues import FifoQueue
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -238,5 +239,67 @@ def test_forgotten_one_warns() -> None:
         with pytest.warns(ResourceWarning, match="was never closed"):
             cluster.__del__()
         await cluster.aclose()
+
+    asyncio.run(main())
+
+
+def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By class: the controller, a process of its own, imports it from where this program can."""
+    (tmp_path / "my_queues.py").write_text(
+        textwrap.dedent(
+            """
+            from aioparallel.queues import Command, Queue
+
+            class Stack(Queue):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self._commands: list[Command] = []
+
+                def _put(self, command: Command) -> None:
+                    self._commands.append(command)
+
+                def _pop(self) -> Command:
+                    return self._commands.pop()
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stack = __import__("my_queues").Stack
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    async def order(queue: str | type) -> list[str]:
+        async with Cluster(1, queue=queue) as cluster, cluster.multiengine() as mec:
+            # While a first one runs, the others wait; a look at them must not change their order.
+            running = mec.execute(f"ran = []; open({str(pipe)!r}).read()")
+            waiting = [mec.execute(f"ran.append({name!r})") for name in "abc"]
+            await mec.queue_status()
+            await asyncio.to_thread(pipe.write_text, "go")
+            await asyncio.gather(running, *waiting)
+            [ran] = await mec.pull("ran")
+            return list(ran)
+
+    assert asyncio.run(order(stack)) == ["c", "b", "a"]
+    assert asyncio.run(order("priority")) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("queue", "text"),
+    [
+        ("lifo", "no queue named 'lifo'; known: fifo, priority"),
+        (dict, "must be a subclass of aioparallel.queues.Queue"),
+        (type("Local", (FifoQueue,), {"__qualname__": "f.<locals>.Local"}), "put it into a module"),
+    ],
+)
+def test_queue_that_can_not_be_used(queue: Any, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        Cluster(1, queue=queue)
+
+
+def test_queue_that_the_controller_can_not_import() -> None:
+    async def main() -> None:
+        with pytest.raises(ClusterError, match="the controller did not start: queue 'nowhere:Queue' can't be loaded"):
+            async with Cluster(1, queue="nowhere:Queue"):
+                pass
 
     asyncio.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from model import ModelHost, model_cluster, settle
 import aioparallel
 from aioparallel.authority import ControllerState
 from aioparallel.controller import Controller
-from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, ControllerGone
+from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, ControllerGone, PluginError
 from aioparallel.events import ClientJoined, ClientLeft, EngineJoined, EngineLeft, PeerRefused
 from aioparallel.private import Secret
-from aioparallel.queues import Command
+from aioparallel.queues import Command, PriorityQueue
 from aioparallel.source import SYSTEM
+from aioparallel.transports.memory import MemoryTransport
 
 RUNNERS = [asyncio.run, uvloop.run]
 
@@ -223,3 +225,76 @@ def test_payloads_go_when_their_call_is_done_not_when_garbage_is_collected():
         asyncio.run(main())
     finally:
         gc.enable()
+
+
+def test_addresses_that_nobody_here_can_dial_are_passed_over():
+    async def main() -> None:
+        async with Controller() as controller:
+            address = await controller.listen("memory://here")
+            await controller.add("monitor")
+            strange = ("pigeon://roof", "tls://nohost")
+            able = controller.capability("monitor", addresses=(*strange, address))
+            async with aioparallel.MonitorClient(able) as monitor:
+                assert (await monitor.status())["addresses"] == [address]
+            unable = controller.capability("monitor", addresses=strange)
+            with pytest.raises(AddressError, match="is the package that brings pigeon:// installed here"):
+                await aioparallel.MonitorClient.connect(unable)
+            gone = controller.capability("monitor", addresses=("pigeon://roof", "memory://gone"))
+            with pytest.raises(
+                ControllerGone, match="no transport for 'pigeon://roof'.*nobody listens on memory://gone"
+            ):
+                await aioparallel.MonitorClient.connect(gone)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            {"address": "tls://127.0.0.1:10105"},
+            "asked to listen on memory://liar, says that it does on 'tls://127.0.0.1",
+        ),
+        ({"address": None}, "says that it does on None: its listener's address must begin with memory://"),
+    ],
+)
+def test_a_transport_that_lies_about_its_address(change: Any, text: str, monkeypatch: pytest.MonkeyPatch):
+    honest = MemoryTransport.listen
+
+    async def listen(self: MemoryTransport, *arguments: Any, **options: Any) -> Any:
+        listener = await honest(self, *arguments, **options)
+        vars(listener).update(change)
+        return listener
+
+    async def main() -> None:
+        async with Controller() as controller:
+            monkeypatch.setattr(MemoryTransport, "listen", listen)
+            with pytest.raises(PluginError, match=re.escape(text)) as caught:
+                await controller.listen("memory://liar")
+            assert str(caught.value).startswith("transport 'memory' (aioparallel.transports.memory:MemoryTransport)")
+            monkeypatch.setattr(MemoryTransport, "listen", honest)
+            # The place is free again, and the controller goes on.
+            assert await controller.listen("memory://liar") == "memory://liar"
+
+    asyncio.run(main())
+
+
+def test_a_transport_of_another_name(monkeypatch: pytest.MonkeyPatch):
+    async def main() -> None:
+        async with Controller() as controller:
+            monkeypatch.setattr(MemoryTransport, "scheme", "remembered")
+            with pytest.raises(PluginError, match="has the scheme 'remembered': it must be 'memory', as its name is"):
+                await controller.listen("memory://here")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("queue", ["fifo", "priority", PriorityQueue, "aioparallel.queues:PriorityQueue"])
+def test_queues_are_chosen_by_name_place_and_class(queue: Any):
+    async def main() -> None:
+        async with Controller(queue=queue) as controller:
+            assert not controller.engines
+        with pytest.raises(PluginError, match="no queue named 'lifo'"):
+            Controller(queue="lifo")
+
+    asyncio.run(main())

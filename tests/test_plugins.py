@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint
 from types import ModuleType
@@ -26,17 +27,32 @@ class GoodThing(Thing):
     """A thing."""
 
 
+class HalfThing(Thing, ABC):
+    """A thing that lacks something."""
+
+    @abstractmethod
+    def work(self) -> None: ...
+
+
+class GreedyThing(Thing):
+    """A thing that wants more than it gets."""
+
+    def __init__(self, size: int) -> None: ...
+
+
 @pytest.fixture
 def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
     """Register entry points as an installed package would; their values are places in a module made up here."""
     module = ModuleType("strange_things")
-    module.__dict__.update(Good=GoodThing, instance=GoodThing(), function=len, Other=dict)
+    module.__dict__.update(
+        Good=GoodThing, Half=HalfThing, Greedy=GreedyThing, instance=GoodThing(), function=len, Other=dict
+    )
     monkeypatch.setitem(sys.modules, "strange_things", module)
     # The group is read once per process.
     plugins._group.cache_clear()
 
     def put(**values: str) -> None:
-        found = [EntryPoint(name, value, GROUP) for name, value in values.items()]
+        found = [EntryPoint(name.rstrip("_"), value, GROUP) for name, value in values.items()]
         monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == GROUP else [])
         plugins._group.cache_clear()
 
@@ -48,6 +64,7 @@ def test_built_ins_are_found_like_a_strangers() -> None:
     assert {"tls", "unix", "memory"} <= set(plugins.names(plugins.TRANSPORTS))
     assert {"multiengine", "task", "monitor", "admin"} <= set(plugins.names(plugins.INTERFACES))
     assert "local" in plugins.names(plugins.LAUNCHERS)
+    assert {"fifo", "priority"} <= set(plugins.names(plugins.QUEUES))
     assert plugins.load(plugins.TRANSPORTS, "unix", Transport) is UnixTransport
 
 
@@ -104,3 +121,35 @@ def test_what_is_no_subclass(register: Register, place: str) -> None:
     register(strange=f"strange_things:{place}")
     with pytest.raises(PluginError, match=rf"'strange' .* must be a subclass of {__name__}.Thing"):
         plugins.load(GROUP, "strange", Thing)
+
+
+def test_what_is_not_installed_is_found_by_its_place(register: Register) -> None:
+    register()
+    assert plugins.load(GROUP, "strange_things:Good", Thing) is GoodThing
+    assert isinstance(plugins.make(GROUP, "strange_things:Good", Thing), GoodThing)
+    with pytest.raises(PluginError, match=r"^thing 'strange_things:Bad' can't be loaded: AttributeError"):
+        plugins.load(GROUP, "strange_things:Bad", Thing)
+    for name in (":Good", "strange_things:"):
+        with pytest.raises(PluginError, match=f"no thing named '{name}'"):
+            plugins.load(GROUP, name, Thing)
+
+
+def test_what_lacks_methods(register: Register) -> None:
+    register(half="strange_things:Half")
+    with pytest.raises(PluginError, match=rf"thing 'half' \(strange_things:Half\) lacks work, which {__name__}.Thing"):
+        plugins.make(GROUP, "half", Thing)
+
+
+def test_what_can_not_be_made(register: Register) -> None:
+    register(greedy="strange_things:Greedy")
+    with pytest.raises(PluginError, match=r"'greedy' .* can't be made without arguments: TypeError: .*'size'"):
+        plugins.make(GROUP, "greedy", Thing)
+
+
+def test_a_name_that_two_packages_take(register: Register) -> None:
+    register(thing="strange_things:Good", thing_="strange_things:Other")
+    text = r"thing 'thing' is registered by more than one package: .*strange_things:Good.*, .*strange_things:Other"
+    with pytest.raises(PluginError, match=text):
+        plugins.load(GROUP, "thing", Thing)
+    register(thing="strange_things:Good", thing_="strange_things:Good")
+    assert plugins.load(GROUP, "thing", Thing) is GoodThing

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aioparallel import queues
+from aioparallel.errors import PluginError
 from aioparallel.queues import Command, FifoQueue, PriorityQueue, Queue
 
 
@@ -168,3 +171,52 @@ def test_count_and_order_after_anything(kind: type[Queue], steps: list[tuple[str
         assert len(queue) == len(waiting)
         assert [c for c in made if c.waiting] == waiting
     assert queue.clear() == expected()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        ("fifo", FifoQueue),
+        ("priority", PriorityQueue),
+        (PriorityQueue, PriorityQueue),
+        ("aioparallel.queues:FifoQueue", FifoQueue),
+    ],
+)
+def test_queues_are_found_by_name_place_and_class(wanted: str | type[Queue], kind: type[Queue]) -> None:
+    assert queues.get(wanted) is kind
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("lifo", "no queue named 'lifo'; known: fifo, priority"),
+        ("nowhere:Queue", "queue 'nowhere:Queue' can't be loaded: ModuleNotFoundError"),
+        (dict, "queue builtins:dict must be a subclass of aioparallel.queues.Queue"),
+        (FifoQueue(), "queue <FifoQueue of 0> must be a subclass"),
+        (Queue, "queue aioparallel.queues:Queue lacks _pop, _put"),
+    ],
+)
+def test_what_is_no_queue(wanted: Any, text: str) -> None:
+    with pytest.raises(PluginError, match=re.escape(text)):
+        queues.get(wanted)
+
+
+def test_what_was_taken_out_goes_back_as_if_it_had_never_been() -> None:
+    class Stack(Queue):
+        def __init__(self) -> None:
+            super().__init__()
+            self._commands: list[Command] = []
+
+        def _put(self, command: Command) -> None:
+            self._commands.append(command)
+
+        def _pop(self) -> Command:
+            return self._commands.pop()
+
+    for kind, order in ((FifoQueue, "abcd"), (Stack, "dcba")):
+        queue = kind()
+        for name in "abcd":
+            queue.put(command(name))
+        for _ in range(2):
+            queue.put_back(queue.clear())
+        assert "".join(owners(queue.clear())) == order

@@ -1,4 +1,4 @@
-"""How a conformance kit works: rules that are looked at one by one, and CheckFailed, which says what was seen."""
+"""How conformance kits work: rules are looked at one by one, and CheckFailed says what was seen."""
 
 from __future__ import annotations
 

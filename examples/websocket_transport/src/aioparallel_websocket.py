@@ -16,9 +16,6 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
-from aioparallel.identity import Identity, client_context, fingerprint_of, server_context
-from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHandshake, InvalidProxy
@@ -26,6 +23,10 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import State
 from websockets.server import ServerProtocol
+
+from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
+from aioparallel.identity import Identity, client_context, fingerprint_of, server_context
+from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport
 
 __all__ = ["WebSocket", "WebSocketTransport"]
 
