@@ -240,9 +240,7 @@ def test_addresses_that_nobody_here_can_dial_are_passed_over():
             with pytest.raises(AddressError, match="is the package that brings pigeon:// installed here"):
                 await aioparallel.MonitorClient.connect(unable)
             gone = controller.capability("monitor", addresses=("pigeon://roof", "memory://gone"))
-            with pytest.raises(
-                ControllerGone, match="no transport for 'pigeon://roof'.*nobody listens on memory://gone"
-            ):
+            with pytest.raises(ControllerGone, match=r"no transport for 'pigeon://roof'.*nobody listens"):
                 await aioparallel.MonitorClient.connect(gone)
 
     asyncio.run(main())

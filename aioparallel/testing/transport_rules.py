@@ -292,8 +292,8 @@ async def gives_up_cleanly(subject: Subject) -> None:
             if near.made.is_set():
                 await near.lost.wait()
         # Those that arrived have done so before this one.
-        near, _ = await place.dial()
-        near.transport.write(b"here")
+        last, _ = await place.dial()
+        last.transport.write(b"here")
         await until(lambda: any(end.received == b"here" for end in place.ends))
         for far in place.ends:
             if far.made.is_set() and not far.received:

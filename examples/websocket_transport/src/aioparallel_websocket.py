@@ -79,6 +79,7 @@ class WebSocketTransport(Transport):
             raise AccessDenied(f"{address}: {OTHER_CERTIFICATE} ({error.verify_message})") from error
         except (InvalidHandshake, InvalidProxy) as error:
             raise ConnectionError(f"no WebSocket at {address}: {error}") from error
+        assert isinstance(dialled, _Dialled)
         made = WebSocket(dialled.protocol, protocol_factory)
         made.take_over(dialled)
         return made, made.get_protocol()
@@ -371,7 +372,7 @@ class _Dialled(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         """Give the library the answer, and nothing behind it."""
-        if self.protocol.state is State.OPEN:
+        if self.is_open():
             self.rest += data
             return
         head, end, rest = (self.rest + data).partition(b"\r\n\r\n")
@@ -380,10 +381,14 @@ class _Dialled(ClientConnection):
             return
         self.rest = b""
         super().data_received(head + end)
-        if rest and self.protocol.state is State.OPEN:
+        if self.is_open():
             self.rest = rest
         elif rest:
             super().data_received(rest)
+
+    def is_open(self) -> bool:
+        """Whether the WebSocket is open."""
+        return self.protocol.state is State.OPEN
 
 
 def _parts(address: str) -> tuple[str, int, str]:
