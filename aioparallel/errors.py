@@ -3,7 +3,7 @@
 ParallelError
 ├── ConfigurationError          (ValueError)    an argument, address or plug-in that can't be used
 │   ├── AddressError                            an address nobody can listen on or dial
-│   └── PluginError                             an interface, transport or launcher that is refused
+│   └── PluginError                             an interface, transport, launcher or queue that is refused
 ├── CapabilityError                             a capability file that can't be trusted or read
 │   └── NoClusterError                          no capability file where one was looked for
 ├── ConnectionFailed            (ConnectionError)
@@ -108,7 +108,7 @@ class AddressError(ConfigurationError):
 
 
 class PluginError(ConfigurationError):
-    """An interface, transport or launcher that is refused; the text names it and what was expected."""
+    """An interface, transport, launcher or queue that is refused; the text names it and what was expected."""
 
 
 class CapabilityError(ParallelError):
