@@ -91,7 +91,8 @@ class Cluster:
     Args:
         n: How many engines; None: one for each processor this process may use.
         listen: Where the controller listens, such as "tls://127.0.0.1:0"; None: a Unix socket.
-        launcher: What starts the engines: a launcher, the name of one, or the place of its class (`module:Class`).
+        launcher: What starts the engines: a launcher, its class, the name of one, or the place of its class
+            (`module:Class`).
         queue: Where commands wait for their engine: the name of a queue ("fifo", "priority"), the place of its class
             (`module:Class`), or the class itself, if it can be imported.
         name: The cluster's name.
@@ -117,7 +118,7 @@ class Cluster:
         n: int | None = None,
         *,
         listen: str | Sequence[str] | None = None,
-        launcher: str | Launcher = "local",
+        launcher: str | Launcher | type[Launcher] = "local",
         queue: str | type[Queue] = "fifo",
         name: str = "default",
         directory: str | Path | None = None,
@@ -130,7 +131,7 @@ class Cluster:
         self._listen = [listen] if isinstance(listen, str) else list(listen or ())
         for address in self._listen:
             transports.get(address)
-        self._launcher = launcher if isinstance(launcher, Launcher) else launchers.get(launcher)
+        self._launcher = launchers.get(launcher)
         self._queue = _place_of_queue(queue)
         self._given = None if directory is None else Path(directory)
         self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
@@ -326,6 +327,10 @@ class Cluster:
         wait = ["--wait", str(self._timeout)]
         command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
         jobs = await self._launcher.start(command, env=_environment())
+        if not isinstance(jobs, list) or len(jobs) != 1 or not isinstance(jobs[0], Job):
+            raise ClusterError(
+                f"{self._launched_by()} was to start one engine host and return a list of one job, not {jobs!r}"
+            )
         self._engines += jobs
         return jobs
 
@@ -359,13 +364,13 @@ class Cluster:
 
     def _blame(self) -> str:
         """Say who started an engine host that ended before it was ready, if that may have been the reason."""
-        kind = type(self._launcher)
         if self._launcher.name == "local":
             return ""
-        return (
-            f"; launcher {self._launcher.name!r} ({kind.__module__}:{kind.__qualname__}) is to keep it running, its "
-            "standard input open, until the cluster stops it"
-        )
+        return f"; {self._launched_by()} is to keep it running, its standard input open, until the cluster stops it"
+
+    def _launched_by(self) -> str:
+        kind = type(self._launcher)
+        return f"launcher {getattr(kind, 'name', '?')!r} ({kind.__module__}:{kind.__qualname__})"
 
     def _host_ended(self, job: Job) -> None:
         if self._state == "running" and job in self._engines and job.exited.result() != 0:

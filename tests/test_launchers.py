@@ -125,3 +125,14 @@ def test_launchers_are_found_by_name() -> None:
     assert isinstance(launchers.get("local"), LocalLauncher)
     with pytest.raises(PluginError, match=r"no launcher named 'moon'; known: .*local"):
         launchers.get("moon")
+
+
+def test_launchers_are_found_by_object_class_and_place() -> None:
+    local = LocalLauncher()
+    assert launchers.get(local) is local
+    assert isinstance(launchers.get(LocalLauncher), LocalLauncher)
+    assert isinstance(launchers.get("aioparallel.launchers.local:LocalLauncher"), LocalLauncher)
+    with pytest.raises(
+        PluginError, match=r"launcher builtins:dict must be a subclass of aioparallel\.launchers\.Launcher"
+    ):
+        launchers.get(dict)  # type: ignore[arg-type]

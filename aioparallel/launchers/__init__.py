@@ -109,14 +109,22 @@ class Launcher(ABC):
         """
 
 
-def get(name: str) -> Launcher:
-    """Return a launcher of that name.
+def get(launcher: str | Launcher | type[Launcher]) -> Launcher:
+    """Return the launcher that is meant.
 
     Args:
-        name: The name under which one is installed, or the place of its class: `module:Class`.
+        launcher: A launcher, its class, the name under which one is installed ("local"), or the place of its class
+            (`module:Class`).
 
     Raises:
         PluginError: There is none of that name (the text says which are), or it can't be used.
     """
-    launcher: Launcher = plugins.make(plugins.LAUNCHERS, name, Launcher)
-    return launcher
+    if isinstance(launcher, str):
+        found: Launcher = plugins.make(plugins.LAUNCHERS, launcher, Launcher)
+        return found
+    if isinstance(launcher, Launcher):
+        return launcher
+    name = f"{launcher.__module__}:{launcher.__qualname__}" if isinstance(launcher, type) else repr(launcher)
+    plugins.check(launcher, Launcher, f"launcher {name}")
+    made: Launcher = plugins.made(launcher, f"launcher {name}")
+    return made

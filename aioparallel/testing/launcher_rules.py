@@ -97,14 +97,13 @@ async def check_launcher(
     usable = "It is derived from aioparallel.launchers.Launcher, lacks no method, and is made without arguments."
     name = f"launcher {getattr(launcher, 'name', launcher)!r}"
     try:
-        made = launchers.get(launcher) if isinstance(launcher, str) else launcher
-        made = made() if isinstance(made, type) else made
-    except (PluginError, TypeError) as error:
+        made = launchers.get(launcher)
+    except PluginError as error:
         raise CheckFailed(name, usable, str(error)) from error
     kind = type(made)
     name = f"launcher {getattr(made, 'name', '?')!r} ({kind.__module__}:{kind.__qualname__})"
-    if not isinstance(made, Launcher) or not isinstance(getattr(made, "name", None), str):
-        raise CheckFailed(name, usable, "it is no Launcher, or has no name")
+    if not isinstance(getattr(made, "name", None), str):
+        raise CheckFailed(name, usable, "it has no name")
     subject = Subject(made, tuple(python), made.name)
     return [usable, *await follow_all(name, RULES, subject, seconds=seconds)]
 
