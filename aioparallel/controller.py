@@ -15,12 +15,13 @@ from aioparallel import plugins, transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
-from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
+from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Gate, Listener, Slot
