@@ -76,6 +76,8 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_kernel_lost=self._kernel_lost,
+            on_properties=self._properties_changed,
         )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
@@ -368,6 +370,14 @@ class Controller:
     def _kernel_started(self, engine: Engine) -> None:
         for interface in self._interfaces.values():
             interface.kernel_started(engine)
+
+    def _kernel_lost(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_lost(engine)
+
+    def _properties_changed(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.properties_changed(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

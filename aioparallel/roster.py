@@ -67,9 +67,13 @@ class EngineLink:
         self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
         return future
 
-    def tell(self, operation: HostCall, number: int, engine: int) -> None:
+    def tell(self, operation: HostCall, number: int, engine: int, header: bytes = b"") -> None:
         """Tell the host something that it does not answer."""
-        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
+        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine, header=header))
+
+    def properties_changed(self, engine: Engine) -> None:
+        """Take note that an engine's properties are others now."""
+        self._roster.on_properties(engine)
 
     def lost(self, error: BaseException | None) -> None:
         """The host is gone, and its engines with it."""
@@ -144,10 +148,14 @@ class EngineLink:
             engine.kernel_gone()
             engine.deaths += 1
             self._roster.monitor.publish(KernelDied(engine.id, reason, str(notice.get("output", ""))))
+            self._roster.on_kernel_lost(engine)
         elif event == "kernel_restarting":
             engine.kernel_gone()
+            self._roster.on_kernel_lost(engine)
         elif event == "kernel_broken":
             engine.kernel_broken()
+            self._roster.on_kernel_lost(engine)
+            engine.pump()
         elif event == "engine_left":
             self._leave(engine, reason)
 
@@ -157,7 +165,18 @@ class EngineLink:
 
 
 class Roster:
-    """All engines by id. The lowest free id goes to the next that joins."""
+    """All engines by id. The lowest free id goes to the next that joins.
+
+    Args:
+        monitor: Who is told what happened.
+        queue: Makes the queue of an engine.
+        on_join: Told of an engine that has joined.
+        on_leave: Told of one that is gone; its commands have been answered.
+        find_client: Finds a client by its session.
+        on_kernel: Told of an engine's fresh kernel.
+        on_kernel_lost: Told that an engine has none for now; its commands have not been answered.
+        on_properties: Told that an engine's properties are others now.
+    """
 
     def __init__(
         self,
@@ -168,9 +187,13 @@ class Roster:
         on_leave: Callable[[Engine], None],
         find_client: Callable[[int], Any] = lambda session: None,
         on_kernel: Callable[[Engine], None] = lambda engine: None,
+        on_kernel_lost: Callable[[Engine], None] = lambda engine: None,
+        on_properties: Callable[[Engine], None] = lambda engine: None,
     ) -> None:
         self.monitor = monitor
         self.find_client = find_client
+        self.on_kernel_lost = on_kernel_lost
+        self.on_properties = on_properties
         self.numbers: Iterator[int] = itertools.count(1)
         self.engines: dict[int, Engine] = {}
         self._queue = queue

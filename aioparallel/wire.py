@@ -33,6 +33,7 @@ import enum
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 from aioparallel.errors import DeserializationError, MessageTooLarge, ProtocolError
@@ -55,6 +56,7 @@ __all__ = [
     "TRIED",
     "Buffer",
     "Bulk",
+    "Composed",
     "EngineCall",
     "Frame",
     "HostCall",
@@ -358,6 +360,53 @@ class Frame:
         if len(self.body) == 1 and self.size <= SMALL:
             return [HEAD.pack(*head), self.body[0]]
         return [Bulk(head, self.body)]
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What a COMMAND is made of when it is not one message, passed on: header and buffers from several places.
+
+    Attributes:
+        code: The COMMAND's code, such as `JOINED`.
+        header: Its header.
+        buffers: Its payload.
+        size: What all of that takes behind a head, bytes.
+    """
+
+    code: int
+    header: bytes
+    buffers: Sequence[Buffer]
+    size: int
+
+    @classmethod
+    def of(cls, code: int, header: bytes, buffers: Sequence[Buffer], *, limit: int = 2**63 - 1) -> Self:
+        """Return it, with its size.
+
+        Raises:
+            MessageTooLarge: No message can be so large: it would be above `limit`, or of more than 65535 buffers.
+        """
+        [*pieces] = encode(Kind.COMMAND, code=code, header=header, buffers=buffers, limit=limit)
+        head = LONG_HEAD.size if isinstance(pieces[0], Bulk) else HEAD.size
+        return cls(code, header, buffers, size_of(pieces) - head)
+
+    def __repr__(self) -> str:
+        return f"<Composed of {len(self.buffers)} buffers, {self.size:,} bytes>"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is sent as a stream."""
+        return self.size > SMALL
+
+    def command(self, number: int, engine: int, *, small: int = SMALL) -> list[Sendable]:
+        """Return it as a COMMAND for an engine, as pieces to send.
+
+        Args:
+            number: The COMMAND's id.
+            engine: Which engine.
+            small: Largest length of what is sent as one frame, bytes; at most `SMALL`.
+        """
+        header, buffers = self.header, self.buffers
+        return encode(Kind.COMMAND, number, code=self.code, engine=engine, header=header, buffers=buffers, small=small)
 
 
 def size_of(pieces: Iterable[Sendable]) -> int:

@@ -27,7 +27,8 @@ class FakeConnection:
     """Keeps what is sent."""
 
     def __init__(self) -> None:
-        self._decoder = Decoder(Limits())
+        self.limits = Limits()
+        self._decoder = Decoder(self.limits)
         self._streams = itertools.count()
         self.sent: list[Frame] = []
         #: Ids of what has not left, if anybody asks.
@@ -55,6 +56,12 @@ class Client:
         self.congested = False
 
 
+class Work(Command):
+    """A command of a test, which may give it a limit."""
+
+    limit: float | None = None
+
+
 class House:
     """A roster, and one host's link to it."""
 
@@ -67,6 +74,8 @@ class House:
             monitor,
             on_join=lambda engine: self.told.append(("join", engine.id)),
             on_leave=lambda engine: self.told.append(("leave", engine.id)),
+            on_kernel_lost=lambda engine: self.told.append((engine.state, engine.id)),
+            on_properties=lambda engine: self.told.append((str(engine.properties), engine.id)),
             **options,
         )
         self.host, self.link = self.dial()
@@ -95,14 +104,14 @@ class House:
         first: int = answer.json()["first"]
         return first
 
-    def command(self, label: str, *, client: Client | None = None, **options: Any) -> Command:
+    def command(self, label: str, *, client: Client | None = None, **options: Any) -> Work:
         def done(command: Command, result: Any) -> None:
             self.results.append((command.label.decode(), result))
 
         payload = frame(Kind.CALL, 900, buffers=[label.encode()])
-        return Command(payload, client or self.client, done, label=label.encode(), **options)
+        return Work(payload, client or self.client, done, label=label.encode(), **options)
 
-    def put(self, engine: Engine, *labels: str, **options: Any) -> list[Command]:
+    def put(self, engine: Engine, *labels: str, **options: Any) -> list[Work]:
         commands = [self.command(label, **options) for label in labels]
         for command in commands:
             engine.put(command)

@@ -10,10 +10,10 @@ import uvloop
 from house import Client, House, Play, frame, gone, playing
 
 from aioparallel import engines as module
-from aioparallel.errors import EngineDied, EngineLost, QueueCleared
+from aioparallel.errors import EngineDied, EngineLost, QueueCleared, TaskAborted
 from aioparallel.events import EngineLeft
 from aioparallel.queues import PriorityQueue
-from aioparallel.wire import Kind, Status
+from aioparallel.wire import JOINED, SECONDS, Composed, HostCall, Kind, Status
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run])
@@ -144,6 +144,123 @@ def test_cancelling_a_large_one_that_has_not_left_needs_no_answer(play: Play) ->
     play(story)
 
 
+def asked(house: House) -> list[tuple[str, str]]:
+    """Return what the host was asked about commands, and of which."""
+    by_id = {sent.id: label for label, sent in house.under_way.items()}
+    return [
+        (HostCall(sent.code).name if sent.kind == Kind.CALL else Kind(sent.kind).name, by_id[sent.id])
+        for sent in house.host.take()
+        if sent.kind != Kind.COMMAND
+    ]
+
+
+def test_what_is_to_end_is_dropped_where_it_waits_and_ended_where_it_runs(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        [runs, behind] = house.put(engine, "runs", "behind")
+        [following, waiting] = house.put(engine, "next", "waits", exclusive=True)
+        house.arrived()
+        for command in (waiting, following, behind, runs):
+            engine.end(command)
+        assert asked(house) == [("END", "behind"), ("END", "runs")]
+        assert [command.cancelled for command in (runs, behind, following, waiting)] == [False, False, True, True]
+        house.answer("runs", Status.FAULT, TaskAborted("ended", step="kill", seconds=4.0))
+        house.answer("behind", Status.RETURNED)
+        assert [(label, result.code) for label, result in house.results] == [
+            ("runs", Status.FAULT),
+            ("behind", Status.CANCELLED),
+        ]
+        assert (engine.queued, engine.state, house.arrived()) == (0, "idle", [])
+
+    play(story)
+
+
+def test_what_is_asked_back_may_be_put_elsewhere(play: Play) -> None:
+    def story(house: House) -> None:
+        engine, other = house.join(), house.join()
+        [runs, behind] = house.put(engine, "runs", "behind")
+        [following, waiting, _] = house.put(engine, "next", "waits", "last", exclusive=True)
+        house.arrived()
+        assert not engine.recall(runs)
+        assert not engine.recall(behind)
+        assert asked(house) == [("RECALL", "runs"), ("RECALL", "behind")]
+        assert engine.recall(waiting)
+        assert engine.recall(following)
+        assert not engine.recall(following)
+        assert engine.queued == 1
+        other.put(waiting)
+        assert house.arrived() == ["waits"]
+        house.answer("waits")
+        # One that was on its way to a kernel that is gone is back as well, and not sent again by itself.
+        house.answer("behind", Status.RETURNED)
+        house.answer("runs")
+        assert [(label, result.code) for label, result in house.results] == [
+            ("waits", Status.OK),
+            ("behind", Status.CANCELLED),
+            ("runs", Status.OK),
+        ]
+        other.put(behind)
+        assert house.arrived() == ["last", "behind"]
+        assert engine._withdrawn == set()
+
+    play(story)
+
+
+def test_a_limit_is_told_before_its_command_and_forgotten_with_it(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        limited, large = house.command("limited"), house.command("large")
+        limited.limit = large.limit = 1.5
+        engine.put(limited)
+        engine.put(house.command("free"))
+        sent = house.host.take()
+        assert [(one.kind, one.code, one.engine) for one in sent] == [
+            (Kind.CALL, HostCall.LIMIT, 0),
+            (Kind.COMMAND, 0, 0),
+            (Kind.COMMAND, 0, 0),
+        ]
+        assert (sent[0].id, SECONDS.unpack(sent[0].header)) == (sent[1].id, (1.5,))
+        # A large one that never leaves: the host has been told of its limit.
+        large.payload = frame(Kind.CALL, 900, buffers=[bytes(100_000)])
+        for take_away in (engine.end, engine.recall):
+            large.cancelled = False
+            engine.put(large)
+            house.host.take()
+            number = max(engine._under_way)
+            house.host.leaving.add(number)
+            assert take_away(large) in (None, True)
+            assert [(one.kind, one.id) for one in house.host.take()] == [(Kind.CANCEL, number)]
+            assert len(engine._under_way) == 2
+
+    play(story)
+
+
+def test_a_command_of_several_places_is_one_message(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        for size in (3, 100_000):
+            command = house.command("joined")
+            command.payload = Composed.of(JOINED, b'{"parts": [1]}', [b"x" * size, b"value"])
+            command.client = None
+            engine.put(command)
+            [sent] = house.host.take()
+            assert (sent.kind, sent.code, sent.header, sent.size) == (
+                Kind.COMMAND,
+                JOINED,
+                b'{"parts": [1]}',
+                command.payload.size,
+            )
+            assert [bytes(buffer) for buffer in sent.buffers] == [b"x" * size, b"value"]
+            house.host.leaving.add(sent.id)
+            engine.cancel(command)
+            assert command.cancelled is command.payload.is_large is (size > 3)
+            house.host.take()
+
+    play(story)
+
+
 def test_cancelling_the_next_lets_the_one_behind_it_go(play: Play) -> None:
     def story(house: House) -> None:
         engine = house.join()
@@ -215,14 +332,15 @@ def test_a_lost_engine_answers_everything(play: Play) -> None:
     play(story)
 
 
-def test_only_the_one_that_ran_is_said_to_have_run(play: Play) -> None:
+def test_whatever_was_sent_to_a_lost_host_may_have_run(play: Play) -> None:
     def story(house: House) -> None:
         engine = house.join()
-        house.put(engine, "runs", "waits there", "waits too")
+        house.put(engine, "runs", "waits there")
+        house.put(engine, "waits here", exclusive=True)
         house.roster.leave(engine, "gone")
         lost = [result for _, result in house.results]
         assert all(isinstance(error, EngineLost) and error.engine_id == 0 for error in lost)
-        assert [error.running for error in lost] == [True, False, False]
+        assert [error.running for error in lost] == [True, True, False]
 
     play(story)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from house import House, Play, frame, playing
+from house import House, Play, frame, gone, playing
 
 from aioparallel import roster as module
 from aioparallel.errors import EngineDied, EngineLost, OperationError, ProtocolError, from_plain, to_plain
@@ -49,6 +49,47 @@ def test_what_a_kernel_goes_through_is_told(play: Play) -> None:
             EngineLeft(0, "engine 0 is gone: it was told to end"),
         ]
         assert house.link.engines == {}
+        assert house.told == [
+            ("join", 0), ("restarting", 0), ("restarting", 0), ("broken", 0), ("leave", 0)
+        ]  # fmt: skip
+
+    play(story)
+
+
+def test_that_a_kernel_is_lost_is_told_before_its_commands_are_answered(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.put(engine, "a")
+        house.arrived()
+        house.told.clear()
+        gone(house)
+        assert (house.told, house.results) == ([("restarting", 0)], [])
+        house.answer("a", Status.FAULT, EngineDied("killed", running=True))
+        assert house.done() == ["a"]
+
+    play(story)
+
+
+def test_that_properties_have_changed_is_told(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.told.clear()
+        engine.properties = {"gpu": True}
+        engine.properties = {}
+        assert house.told == [("{'gpu': True}", 0), ("{}", 0)]
+
+    play(story)
+
+
+def test_what_an_engine_has_is_told_when_it_joins(play: Play) -> None:
+    def story(house: House) -> None:
+        assert house.join(resources={"mem": 16, "gpu": 0.5}).resources == {"gpu": 0.5, "mem": 16.0}
+        assert house.join().status()["resources"] == {}
+        all_wrong: list[Any] = [[], "gpu", {"gpu": "1"}, {"gpu": -1}, {"gpu": float("nan")}, {"gpu": True}, {"": 1}]
+        for wrong in all_wrong:
+            with pytest.raises(ProtocolError, match="wrong type"):
+                house.join(resources=wrong)
+        assert house.join().id == 2
 
     play(story)
 
