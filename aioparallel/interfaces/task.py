@@ -15,7 +15,7 @@ from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.queues import Command
 from aioparallel.results import NAMES, name_of, outputs, value_of
-from aioparallel.scheduler import LeastLoaded
+from aioparallel.scheduler import Scheduler
 from aioparallel.wire import LAST, RESULT_META, TRIED, Frame, Status
 
 if TYPE_CHECKING:
@@ -63,16 +63,17 @@ class TaskInterface(Interface):
 
     async def start(self) -> None:
         """Begin with no tasks."""
-        self._scheduler: LeastLoaded[_Task] = LeastLoaded()
+        self._scheduler: Scheduler[_Task] = Scheduler()
         #: Tasks of clients that don't read: given to an engine, they would keep it from the others' tasks.
         self._held: dict[ClientProxy, list[_Task]] = {}
+        self._clock = asyncio.get_running_loop().time
 
     @remote(raw=True)
     def submit(self, client: ClientProxy, frame: Frame) -> None:
         """Take a task in: the header is its label, the payload what an engine is to do."""
         task = client.calls[frame.id] = _Task(self, client, frame)
         client.hold(frame.size)
-        self._scheduler.task_added(task, task.label)
+        self._scheduler.task_added(task, client=task.client, label=task.label)
         self._place()
 
     @remote
@@ -95,7 +96,7 @@ class TaskInterface(Interface):
 
     def _place(self) -> None:
         """Carry out what the scheduler decides."""
-        decisions = self._scheduler.decide()
+        decisions = self._scheduler.decide(self._clock())
         while decisions:
             held = 0
             for task, number in decisions:
@@ -106,18 +107,19 @@ class TaskInterface(Interface):
                 else:
                     engine = task.engine = self.host.engines[number]
                     engine.put(task)
-            decisions = self._scheduler.decide() if held else []
+            decisions = self._scheduler.decide(self._clock()) if held else []
 
     def client_drained(self, client: ClientProxy) -> None:
         """A client reads again: its tasks want engines again."""
         for task in self._held.pop(client, ()):
             if not task.withdrawn:
-                self._scheduler.task_added(task, task.label)
+                self._scheduler.task_added(task, client=task.client, label=task.label)
         self._place()
 
     def client_left(self, client: ClientProxy) -> None:
         """A client is gone, and its tasks are withdrawn."""
         self._held.pop(client, None)
+        self._scheduler.client_left(client)
 
     def done(self, task: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
@@ -134,7 +136,7 @@ class TaskInterface(Interface):
                 self._scheduler.engine_left(engine.id)
             self._scheduler.task_done(task)
             if isinstance(result, Frame):
-                self._scheduler.engine_restarted(engine.id)
+                self._scheduler.engine_resumed(engine.id)
             self._failed(task, engine, from_plain(result.json()) if isinstance(result, Frame) else result)
         self._place()
 
@@ -145,7 +147,7 @@ class TaskInterface(Interface):
         if isinstance(error, EngineDied):
             task.strikes += error.running
             if task.strikes < STRIKES:
-                self._scheduler.task_added(task, task.label)
+                self._scheduler.task_added(task, client=task.client, label=task.label)
                 return
         self._answered(task)
         tried = max(0, task.strikes - 1)
