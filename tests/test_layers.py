@@ -31,20 +31,9 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {
-    "decoder",
-    "errors",
-    "events",
-    "history",
-    "namespace",
-    "order",
-    "outbox",
-    "partition",
-    "proof",
-    "queues",
-    "rebinding",
-}
-SANS_IO |= {"graph", "handshake", "ledger", "reference", "scheduler", "session", "stream", "terms", "wire"}
+SANS_IO = {"decoder", "errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues"}
+SANS_IO |= {"graph", "handshake", "ledger", "rebinding", "reference", "resources", "session", "stream", "terms", "wire"}
+SANS_IO |= {"lines", "policies", "reasons", "room", "scheduler", "waiting"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
