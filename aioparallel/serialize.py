@@ -12,16 +12,15 @@ the version of Python that compiled it; another one refuses it in words, before 
 from __future__ import annotations
 
 import functools
-import json
 import marshal
 import pickle
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from types import CellType, CodeType, FunctionType, WrapperDescriptorType
+from types import CellType, CodeType, FunctionType
 from typing import Any, TypeAlias
 
 from aioparallel.capture import PYTHON, Codec, Description, Template, describe, importable
-from aioparallel.errors import DeserializationError, RemoteError, SerializationError, text_of
+from aioparallel.errors import DeserializationError, SerializationError, text_of
 from aioparallel.rebinding import Rebinding, make_function
 from aioparallel.reference import Unresolved
 
@@ -31,7 +30,6 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 OUT_OF_BAND = 16 * 1024
 IDLE_PICKLERS = 4
-LONGEST_TEXT = 256 * 1024
 
 
 class _NeedsCapture(Exception):
@@ -368,6 +366,9 @@ def _refusal(obj: Any, rebinding: Rebinding | None) -> Exception | None:
 
 # --- exceptions -----------------------------------------------------------------------------------------------------
 
+# What can be said of an exception, and how it is rebuilt, is in `failures`: not loaded before it is needed, for kernels
+# start without it.
+
 
 def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Buffer]:
     """Turn an exception into buffers for `unpack_error`: a description in JSON, and itself if it can be sent.
@@ -378,22 +379,12 @@ def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Bu
         error: What was raised.
         engine_id: Where.
     """
-    # Not before it is needed: kernels start without it.
-    from aioparallel.tracebacks import traceback_text
+    from aioparallel.failures import can_be_raised, described, taken_apart
 
-    kind = type(error)
-    notes = error.__dict__.get("__notes__")
-    description = {
-        "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-        "text": text_of(error)[:LONGEST_TEXT],
-        "traceback": traceback_text(error)[-LONGEST_TEXT:],
-        "notes": [note for note in notes if type(note) is str] if type(notes) is list else [],
-        "engine": engine_id,
-    }
-    buffers: list[Buffer] = [json.dumps(description).encode()]
-    if _can_be_raised(kind):
+    buffers: list[Buffer] = [described(error, engine_id)]
+    if can_be_raised(type(error)):
         with suppress(BaseException):
-            buffers += pack(_taken_apart(error))
+            buffers += pack(taken_apart(error))
     return buffers
 
 
@@ -403,59 +394,10 @@ def unpack_error(buffers: Sequence[Buffer]) -> Exception:
     It is the original, of its original class, if that can be rebuilt here; else a `RemoteError`. Whatever arrives, this
     raises nothing.
     """
-    from aioparallel.tracebacks import with_sources
+    from aioparallel.failures import rebuilt, with_description
 
-    described: dict[str, Any] = {}
-    with suppress(BaseException):
-        described = dict(json.loads(bytes(buffers[0])))
-    traceback_text = with_sources(str(described.get("traceback", "")))
-    engine_id = described.get("engine")
     error: Exception | None = None
     if len(buffers) > 1:
         with suppress(BaseException):
-            error = _rebuild(*unpack(buffers[1:]))
-    if error is None:
-        error = RemoteError(str(described.get("type")), str(described.get("text", "")), traceback_text, engine_id)
-        with suppress(TypeError):
-            for note in described.get("notes", ()):
-                error.add_note(str(note))
-    with suppress(BaseException):
-        error.engine_id = engine_id  # type: ignore[attr-defined]
-    if traceback_text:
-        with suppress(BaseException):
-            where = "on an engine" if engine_id is None else f"on engine {engine_id}"
-            BaseException.add_note(error, f"The traceback {where}:\n{traceback_text}")
-    return error
-
-
-def _can_be_raised(kind: type) -> bool:
-    """Return whether a client may see this class as itself: none that ends a program, a thread or an iteration."""
-    return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
-
-
-def _taken_apart(error: BaseException) -> tuple[Any, ...]:
-    """Return what `_rebuild` takes: class, arguments, attributes; or the exception, if it has a way of its own."""
-    kind = type(error)
-    if kind.__reduce__ is not BaseException.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
-        return (error,)
-    args: tuple[Any, ...] = error.args
-    if isinstance(error, BaseExceptionGroup):
-        args = error.message, [_taken_apart(each) for each in error.exceptions]
-    return kind, args, error.__dict__
-
-
-def _rebuild(kind: Any, args: Any = None, state: Any = None) -> Exception | None:
-    """Make an exception from its class, arguments and attributes, or take one that rebuilt itself."""
-    if args is None:
-        return kind if _can_be_raised(type(kind)) else None
-    if issubclass(kind, BaseExceptionGroup):
-        args = args[0], [_rebuild(*each) for each in args[1]]
-    error = kind.__new__(kind, *args)
-    # Its own __init__ often takes other arguments than it passed on. The one in C below it takes these.
-    for owner in kind.__mro__:
-        if isinstance(owner.__dict__.get("__init__"), WrapperDescriptorType):
-            owner.__dict__["__init__"](error, *args)
-            break
-    error.args = args
-    error.__setstate__(state)
-    return error if _can_be_raised(type(error)) else None
+            error = rebuilt(*unpack(buffers[1:]))
+    return with_description(error, buffers[0] if buffers else b"")

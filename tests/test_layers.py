@@ -264,7 +264,7 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
 
 
 KERNEL = {"capture", "errors", "history", "kernel", "limits", "memory", "namespace", "native", "outlet", "rebinding"}
-KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
+KERNEL |= {"interrupts", "reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

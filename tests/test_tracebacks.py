@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aioparallel
-from aioparallel.kernel import Coroutines
+from aioparallel.interrupts import Coroutines
 from aioparallel.namespace import Namespace
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.tracebacks import traceback_text, with_sources
