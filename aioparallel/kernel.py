@@ -35,6 +35,7 @@ from aioparallel.serialize import pack_error
 from aioparallel.shared import CANCELS, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import (
+    JOINED,
     RESULT_META,
     SHARED,
     Buffer,
@@ -195,7 +196,7 @@ class Kernel:
             self._send(encode(Kind.RESULT, number, code=Status.CANCELLED), gather=bool(self._pending))
             return
         started, since = SYSTEM.wall(), time.perf_counter()
-        good, payload = self._run(frame)
+        status, payload = self._run(frame)
         now = time.perf_counter()
         frame.segment = None
         if self._forked:
@@ -206,34 +207,36 @@ class Kernel:
         # Before its output is taken: what the host reads while a command runs is that command's.
         self._words[RUNNING] = NONE
         try:
-            pieces = self._answer(number, good, payload, started, now - since)
+            pieces = self._answer(number, status, payload, started, now - since)
         except OSError:
             self._words[RUNNING] = number  # it has closed our files, and is what we die of
             raise
         self._streak = self._streak + 1 if now - since < SHORT else 0
         self._send(pieces, gather=self._streak > STREAK and bool(self._pending), now=now)
 
-    def _run(self, frame: Frame) -> tuple[bool, list[Buffer]]:
+    def _run(self, frame: Frame) -> tuple[Status, list[Buffer]]:
         assert self._namespace is not None
         self._interrupts.command = frame.id
         try:
             if frame.flags & SHARED:
                 host, inode, lengths = frame.loan
                 frame.segment = Segment.open(self._host, host, inode, span(lengths))
-            return self._namespace.run(frame.buffers)
+            return self._namespace.run(frame.buffers, frame.json() if frame.code == JOINED else None)
         except BaseException as error:
             # An interrupt on the last step out of the user's code: then the command has been interrupted.
             self._interrupts.shut()
-            return False, self._namespace.failed(error)
+            return self._namespace.failed(error)
 
-    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Sendable]:
+    def _answer(
+        self, number: int, code: Status, payload: list[Buffer], started: float, seconds: float
+    ) -> list[Sendable]:
         stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))
             assert self._namespace is not None
             self._namespace.printed(stdout, stderr)
-        code, limit = Status.OK if good else Status.ERROR, self._limits.message
+        limit = self._limits.message
         if self._host and self._limits.share <= size_of(payload) <= limit:
             self._take_back()
             loan = self._pool.lend(payload)

@@ -32,7 +32,7 @@ MODULES = _modules()
 
 
 SANS_IO = {"errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues", "rebinding"}
-SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire"}
+SANS_IO |= {"conditions", "reference", "scheduler", "tasks", "handshake", "session", "stream", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
