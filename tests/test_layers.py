@@ -32,7 +32,7 @@ MODULES = _modules()
 
 
 SANS_IO = {"errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues", "rebinding"}
-SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire"}
+SANS_IO |= {"conditions", "reference", "scheduler", "tasks", "handshake", "session", "stream", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -264,7 +264,7 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
 
 
 KERNEL = {"capture", "errors", "history", "kernel", "limits", "memory", "namespace", "native", "outlet", "rebinding"}
-KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
+KERNEL |= {"interrupts", "reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])
