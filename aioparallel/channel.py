@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import functools
 import itertools
 import json
@@ -28,6 +27,7 @@ from aioparallel.errors import (
     from_plain,
 )
 from aioparallel.output import Watch
+from aioparallel.receipt import WAITING, Receipt, TaskReply, receipt_in
 from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
@@ -47,6 +47,7 @@ __all__ = [
     "Channel",
     "Finish",
     "Future",
+    "Postponed",
     "fail",
     "plain_value",
     "serializer",
@@ -72,6 +73,10 @@ def serializer() -> Any:
     from aioparallel import serialize
 
     return serialize
+
+
+class Postponed(Exception):
+    """Raised by a `Finish`: the answer is not the end of the call, whose future is going to be settled by another."""
 
 
 class Channel:
@@ -249,14 +254,23 @@ class Channel:
         """Forget a call, or the several that are one (`joint`), and tell the controller; from any thread."""
         for each in number if isinstance(number, tuple) else (number,):
             self._departures.unmake(each)
-            if self._pending.pop(each, None) is not None and self._error is None:
+            pending = self._pending.get(each)
+            if pending is None or self._error is not None:
+                continue
+            if not isinstance(pending[0], TaskReply):
+                # Of a task the last is heard in any case; its future, which is cancelled, takes note of how it ended.
                 self._partial.pop(each, None)
-                if self._watched and (watch := self._watched.pop(each, None)) is not None:
-                    self._wake(watch.end)
-                self._departures.withdraw(each)
+                if self._pending.pop(each, None) is None:
+                    continue
+            if self._watched and (watch := self._watched.pop(each, None)) is not None:
+                self._wake(watch.end)
+            self._departures.withdraw(each)
 
     def _returned(self, number: int) -> None:
         """A call was withdrawn before the controller heard of it."""
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            _tell(pending[0], WAITING)
 
     def _not_made(self, number: int, error: Exception) -> None:
         """A large call could not be made."""
@@ -387,12 +401,14 @@ class Channel:
         for listener in tuple(self.on_engines):
             listener([number for number, _ in notice.get("joined", ())] + notice.get("restarted", []))
 
-    def _lost(self, error: BaseException | None) -> None:
-        text = str(error) if error else "the controller closed the connection"
-        self._error = error if isinstance(error, ConnectionLost) else ConnectionLost(text)
+    def _lost(self, reason: BaseException | None) -> None:
+        text = str(reason) if reason else "the controller closed the connection"
+        self._error = reason if isinstance(reason, ConnectionLost) else ConnectionLost(text)
         while self._pending:
             _, (future, _) = self._pending.popitem()
-            fail(future, ConnectionLost(str(self._error)))
+            error = ConnectionLost(str(self._error))
+            if not fail(future, error):
+                _tell(future, error)
         self._partial.clear()
         self._departures.close()
         while self._watched:
@@ -418,19 +434,32 @@ def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
         future.cancel()
+        _tell(future, receipt_in(frames))
+    except Postponed:
+        pass
     except Exception as error:
-        fail(future, error)
+        if not fail(future, error):
+            _tell(future, receipt_in(frames))
     else:
-        try:  # noqa: SIM105  (to enter a context manager takes longer than all this)
+        try:
             future.set_result(value)
         except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
-            pass
+            _tell(future, receipt_in(frames))
 
 
-def fail(future: Future, error: Exception) -> None:
-    """Give a future its error, unless it is done."""
-    with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+def fail(future: Future, error: Exception) -> bool:
+    """Give a future its error, unless it is done; say whether it was not."""
+    try:
         future.set_exception(error)
+    except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+        return False
+    return True
+
+
+def _tell(future: Future, receipt: Receipt | Exception) -> None:
+    """Tell a future that was cancelled how its work ended, if it wants to know."""
+    if isinstance(future, TaskReply):
+        future.ended_as(receipt)
 
 
 def plain_value(frames: list[Frame]) -> Any:
