@@ -66,6 +66,7 @@ class Dispatcher:
 
     def __init__(self, host: Host, policy: Policy | None = None) -> None:
         self.placing = Placing(host, policy, self._failed)
+        self._scheduler = self.placing.scheduler
         self.ledger: Ledger[Report] = Ledger(host.limits.results, host.limits.result_ttl)
         self.failures: deque[Failure] = deque(maxlen=FAILURES)
         self.total = 0
@@ -85,12 +86,12 @@ class Dispatcher:
     @property
     def scheduled(self) -> int:
         """How many tasks wait."""
-        return self.placing.scheduler.waiting + len(self._graph)
+        return self._scheduler.waiting + len(self._graph)
 
     @property
     def pending(self) -> int:
         """How many tasks are at engines."""
-        return self.placing.scheduler.placed
+        return self._scheduler.placed
 
     def close(self) -> None:
         """Let no timer go off any more."""
@@ -203,7 +204,7 @@ class Dispatcher:
         engine, task.engine = task.engine, None
         assert engine is not None
         if task.course is None and not task.awaited and isinstance(result, Frame) and result.code == Status.OK:
-            self.placing.scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
+            self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
             task.over = True
             self.ledger.count(task.id, True)
             client = task.owner
@@ -216,15 +217,14 @@ class Dispatcher:
 
     def _judge(self, task: Task, engine: Engine, result: Frame | ParallelError) -> None:
         """Take an answer that needs a closer look."""
-        scheduler = self.placing.scheduler
         struck = True
         if isinstance(result, EngineLost):
             # What it had is answered in the order in which it was sent: only the first can have been running.
-            struck = bool(scheduler.engine_left(engine.id))
+            struck = bool(self._scheduler.engine_left(engine.id))
         seconds = None
         if isinstance(result, Frame) and result.code in (Status.OK, Status.ERROR):
             seconds = RESULT_META.unpack_from(result.body[0])[1]
-        scheduler.task_done(task, seconds)
+        self._scheduler.task_done(task, seconds)
         ended = judge(task, result, engine.id, self._loop.time(), self._host.engines, struck=struck)
         if ended is not None:
             self._over(task, ended)
@@ -237,7 +237,7 @@ class Dispatcher:
     def _give_up(self, task: Task) -> None:
         """The time is over in which an engine had to take a task; one that has it now still may."""
         del self._refused[task]
-        if task.engine is None and self.placing.scheduler.task_removed(task):
+        if task.engine is None and self._scheduler.task_removed(task):
             self._over(task, refused_everywhere(task, self._host.engines))
             self.placing.place()
 
@@ -249,7 +249,7 @@ class Dispatcher:
             return
         if task.engine is None:
             if not self._graph.remove(task):
-                self.placing.scheduler.task_removed(task)
+                self._scheduler.task_removed(task)
         else:
             task.ending = self._loop.time()
             task.engine.end(task)
@@ -384,7 +384,7 @@ class Dispatcher:
             others = f" and {parents[1].title}" if len(parents) == 2 else others
             clause = f"it waits for {parents[0].title}{others}"
         else:
-            clause = self.placing.scheduler.why(task)
+            clause = self._scheduler.why(task)
         refusals = task.course.refusals if task.course is not None else {}
         refused = f" (refused by {', '.join(map(str, refusals))})" if refusals else ""
         return f"{task.title}: {clause}{refused}"

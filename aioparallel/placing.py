@@ -10,6 +10,7 @@ from aioparallel.errors import MessageTooLarge, ParallelError
 from aioparallel.policies import Policy
 from aioparallel.scheduler import Scheduler
 from aioparallel.taskstate import Task
+from aioparallel.turn import Turn
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
@@ -35,6 +36,8 @@ class Placing:
         self._host = host
         self._failed = failed
         self._loop = asyncio.get_running_loop()
+        self._turn = Turn.of_running_loop()
+        self._due = False
         self._paused: dict[ClientProxy, None] = {}
         #: Tasks that can't run everywhere because of what happened: they followed their parents, or were refused.
         self._choosy: dict[Task, None] = {}
@@ -45,6 +48,7 @@ class Placing:
 
     def close(self) -> None:
         """Decide nothing any more."""
+        self._due = True
         if self._waking is not None:
             self._waking.cancel()
 
@@ -64,7 +68,13 @@ class Placing:
             self._choosy[task] = None
 
     def place(self) -> None:
-        """Carry out what the scheduler decides."""
+        """Have carried out what the scheduler decides: once for all that happens in this turn of the loop."""
+        if not self._due:
+            self._due = True
+            self._turn.due(self._place)
+
+    def _place(self) -> None:
+        self._due = False
         scheduler, now = self.scheduler, self._loop.time()
         self._give(now)
         recalled = scheduler.recalls(now)
@@ -72,12 +82,13 @@ class Placing:
             self._give(now)
         wake = scheduler.wake
         if wake is not None and (self._waking is None or wake < self._waking.when()):
-            self.close()
+            if self._waking is not None:
+                self._waking.cancel()
             self._waking = self._loop.call_at(wake, self._wake)
 
     def _wake(self) -> None:
         self._waking = None
-        self.place()
+        self._place()
 
     def _give(self, now: float) -> None:
         """Give tasks to engines as long as there are some for which one has room."""
