@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -32,11 +32,13 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
+from aioparallel.resources import checked_resources
 from aioparallel.seat import Answer, Seat
 from aioparallel.source import SYSTEM, Source
 from aioparallel.wire import (
     LAST,
     NO_ENGINE,
+    SECONDS,
     STORED,
     EngineCall,
     Frame,
@@ -97,6 +99,7 @@ class EngineHost:
         n: How many engines.
         source: Where random bytes come from.
         limits: The bounds.
+        resources: What each of the engines has, by name, such as `{"gpu": 1}`: tasks may ask for a part of it.
         options: How kernels are started.
         path: What goes to the front of every kernel's `sys.path`, before this working directory.
         connect_timeout: Seconds to wait for the controller (its file, and its answer); None waits for ever, 0 tries
@@ -113,6 +116,7 @@ class EngineHost:
         n: int = 1,
         source: Source = SYSTEM,
         limits: Limits | None = None,
+        resources: Mapping[str, float] | None = None,
         options: KernelOptions | None = None,
         path: Sequence[str | Path] = (),
         connect_timeout: float | None = None,
@@ -125,6 +129,7 @@ class EngineHost:
         self._capability = capability
         self._source = source
         self._limits = limits or Limits()
+        self._resources = checked_resources(resources or {})
         self._stored = Stored(self._limits.share)
         self._path = [*map(str, path), os.getcwd()]
         self._connect_timeout = connect_timeout
@@ -132,7 +137,8 @@ class EngineHost:
         self._dial = dial or self._dial_controller
         self._loop = asyncio.get_running_loop()
         make = make_kernel or partial(ProcessKernel, options=options or KernelOptions(limits=self._limits))
-        self._seats = [Seat(number, make, self._path, self) for number in range(n)]
+        grace = self._limits.grace
+        self._seats = [Seat(number, make, self._path, self, grace=grace) for number in range(n)]
         self._engines: dict[int, Seat] = {}
         self._upstream: Upstream | None = None
         self._paused = False
@@ -250,10 +256,7 @@ class EngineHost:
                 if command is not None:
                     self._command(command)
             elif frame.kind == Kind.CANCEL:
-                if self._stored.cancel(frame.id):
-                    self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
-                elif frame.engine in self._engines:
-                    self._engines[frame.engine].cancel(frame.id)
+                self._withdraw(frame, Seat.cancel)
             elif frame.kind == Kind.CALL:
                 self._called(frame)
             elif frame.kind == Kind.RESULT:
@@ -267,6 +270,14 @@ class EngineHost:
             seat.command(frame)
         else:
             self._refuse(frame, f"engine {frame.engine} is not at this host")
+
+    def _withdraw(self, frame: Frame, withdraw: Callable[[Seat, int], object]) -> None:
+        """Have a command withdrawn from its seat, in that way, or from what it waits for."""
+        if self._stored.cancel(frame.id):
+            self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
+        seat = self._engines.get(frame.engine)
+        if seat is not None:
+            withdraw(seat, frame.id)
 
     def _joined(self, frame: Frame) -> None:
         """Take the answer to a JOIN or a READY, whose id is the seat's number."""
@@ -293,13 +304,14 @@ class EngineHost:
         if frame.code == HostCall.DROP:
             self._stored.drop(frame.id)
             return
-        if frame.code in (HostCall.WATCH, HostCall.FORGET):
+        if frame.code in (HostCall.END, HostCall.RECALL):
+            self._withdraw(frame, Seat.end if frame.code == HostCall.END else Seat.recall)
+            return
+        if frame.code in (HostCall.WATCH, HostCall.FORGET, HostCall.LIMIT):
             # Not answered, and of no importance once the engine is gone.
             seat = self._engines.get(frame.engine)
-            if seat is not None and frame.code == HostCall.WATCH:
-                seat.watch(frame.id)
-            elif seat is not None:
-                seat.forget(frame.id)
+            if seat is not None:
+                self._told(seat, frame)
             return
         if frame.engine == NO_ENGINE:
             seats = list(self._seats)
@@ -319,6 +331,15 @@ class EngineHost:
                     seat.stop(answer)
         else:
             self._refuse(frame, f"an engine host knows no operation {frame.code}")
+
+    @staticmethod
+    def _told(seat: Seat, frame: Frame) -> None:
+        if frame.code == HostCall.WATCH:
+            seat.watch(frame.id)
+        elif frame.code == HostCall.FORGET:
+            seat.forget(frame.id)
+        else:
+            seat.limit(frame.id, *SECONDS.unpack(frame.header))
 
     def _answer_of(self, number: int, left: int) -> Answer:
         """Return what answers the call `number` when it has been called by `left` seats."""
@@ -382,6 +403,8 @@ class EngineHost:
             return
         seat.announced = seat.pid
         about = {"pid": seat.pid, "host": socket.gethostname(), "python": seat.python, "slot": seat.number}
+        if self._resources:
+            about["resources"] = self._resources
         self.send(encode(Kind.CALL, seat.number, code=EngineCall.JOIN, header=json.dumps(about).encode()))
 
     def seat_restarted(self, seat: Seat) -> None:

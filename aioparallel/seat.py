@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
+from aioparallel.ladder import Ladder
 from aioparallel.process import describe_exit
 from aioparallel.wire import NO_ENGINE, OUTPUT_META, Frame, KernelCall, Kind, News, Sendable, Status, encode
 
@@ -119,6 +120,13 @@ class Seat:
     it dies, what it had not answered is answered for, and a fresh one is started. Commands that the controller sent
     before it knew of the fresh one are returned: it may want others to go first.
 
+    Args:
+        number: Which seat of the host this is.
+        make: Makes a kernel.
+        path: What goes to the front of its `sys.path`.
+        host: Who is told.
+        grace: Seconds for a command that is to end, after an interrupt, and again after SIGTERM.
+
     Attributes:
         number: Which seat of the host this is.
         engine: The id given by the controller, or None before it has joined.
@@ -127,7 +135,7 @@ class Seat:
         state: "starting", "up", "working", "broken" or "closed".
     """
 
-    def __init__(self, number: int, make: MakeKernel, path: Sequence[str], host: SeatHost) -> None:
+    def __init__(self, number: int, make: MakeKernel, path: Sequence[str], host: SeatHost, *, grace: float) -> None:
         self.number = number
         self.engine: int | None = None
         self.announced = 0
@@ -145,6 +153,7 @@ class Seat:
         self._why_broken = ""
         #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
         self._unanswered: dict[int, Any] = {}
+        self._ladder = Ladder(grace)
         #: The first command that may be meant for this kernel.
         self._first = 0
         #: Commands of which somebody wants to know what they write: how much of stdout and stderr has been told.
@@ -177,7 +186,7 @@ class Seat:
         except OSError as error:
             self._dead(f"it can't be started: {error.strerror or error}", "")
             return
-        self._kernel = kernel
+        self._kernel = self._ladder.kernel = kernel
         self.pid = kernel.pid
         if self._host.reading_paused:
             kernel.pause_reading()
@@ -230,15 +239,24 @@ class Seat:
             pass
         self._kernel = None
         self._forgotten.clear()
+        if self._ladder.is_ending and not self._reason:
+            self._restarting, self._reason = True, "restarted to end what it ran"
         reason = self._reason or describe_exit(returncode)
         self._reason = ""
         # Before the answers, so that the controller sends nothing more on their account.
         if self.state != "closed":
             event = "kernel_restarting" if self._restarting else "kernel_died"
             self._host.notify(event, self, reason=reason, output=output)
+        if self._ladder.doomed:
+            running = None  # what came next was kept from beginning
         for number in self._unanswered:
-            self._fault(number, reason, output, running=number == running)
+            error = self._ladder.verdict(number, self.engine)
+            if error is None:
+                self._fault(number, reason, output, running=number == running)
+            else:
+                self._refuse(number, error)
         self._unanswered.clear()
+        self._ladder.kernel_ended()
         if self.state == "closed":
             self._left()
             return
@@ -290,20 +308,42 @@ class Seat:
                 self._host.seat_busy()
             self._unanswered[number] = frame.segment
             if frame.segment is None:
-                kernel.send(frame.forward(Kind.COMMAND, number))
+                kernel.send(frame.forward(Kind.COMMAND, number, code=frame.code))
             else:
-                kernel.send(frame.forward(Kind.COMMAND, number, shares=kernel.shares))
-        elif self.state == "broken":
+                kernel.send(frame.forward(Kind.COMMAND, number, code=frame.code, shares=kernel.shares))
+            if self._ladder:
+                self._ladder.oldest(next(iter(self._unanswered)))
+            return
+        self._ladder.verdict(number, self.engine)
+        if self.state == "broken":
             self._fault(
                 frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
             )
         elif self.state != "closed":
             self._host.send(encode(Kind.RESULT, number, code=Status.RETURNED, engine=frame.engine))
 
+    def limit(self, number: int, seconds: float) -> None:
+        """A command that is about to come may run for so long."""
+        self._ladder.limits[number] = seconds
+
     def cancel(self, number: int) -> None:
         """Withdraw a command; one that runs is interrupted."""
-        if number in self._unanswered and self._kernel is not None:
+        if number not in self._unanswered:
+            self._ladder.verdict(number, self.engine)  # it will never come
+        elif self._kernel is not None:
             self._kernel.cancel(number)
+
+    def end(self, number: int) -> None:
+        """Withdraw a command; one that runs is ended, whatever that takes."""
+        if self.recall(number) and self._kernel is not None and self._kernel.running == number:
+            self._ladder.end(number)
+
+    def recall(self, number: int) -> bool:
+        """Withdraw a command unless it has begun; return whether it was here."""
+        if number not in self._unanswered or self._kernel is None:
+            return False
+        self._kernel.withdraw(number)
+        return True
 
     def watch(self, number: int) -> None:
         """Tell what a command writes, from its beginning on, while it runs."""
@@ -371,8 +411,12 @@ class Seat:
             if frame.kind == Kind.RESULT:
                 if frame.id in self._unanswered:
                     del self._unanswered[frame.id]
-                    forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
-                    pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
+                    error = self._ladder.answered(frame, self.engine) if self._ladder else None
+                    if error is not None:
+                        pieces += self._refusal(frame.id, error)
+                    else:
+                        forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
+                        pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
                     if self._watched:
                         self._watched.pop(frame.id, None)
                 else:
@@ -382,18 +426,27 @@ class Seat:
                     pieces += frame.forward(Kind.NOTICE, frame.id, code=frame.code, engine=engine)
             elif frame.kind == Kind.NOTICE and self.state == "starting":
                 self._up(frame.json())
+        if self._ladder:
+            self._ladder.oldest(next(iter(self._unanswered), None))
         if pieces:
             self._worked = True
             self._host.send(pieces)
 
     def _fault(self, number: int, reason: str, output: str, *, running: bool) -> None:
-        self._watched.pop(number, None)
         when = "while it ran this" if running else "before it ran this"
         text = f"engine {self.engine} died {when} ({reason}); what was in its namespace is lost"
-        error = EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running)
+        self._refuse(number, EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running))
+
+    def _refuse(self, number: int, error: ParallelError) -> None:
+        self._watched.pop(number, None)
+        self._host.send(self._refusal(number, error))
+
+    def _refusal(self, number: int, error: ParallelError) -> list[Sendable]:
+        """Return one of our errors as the answer to a command."""
         engine = NO_ENGINE if self.engine is None else self.engine
-        header = json.dumps(to_plain(error)).encode()
-        self._host.send(encode(Kind.RESULT, number, code=Status.FAULT, engine=engine, header=header))
+        return encode(
+            Kind.RESULT, number, code=Status.FAULT, engine=engine, header=json.dumps(to_plain(error)).encode()
+        )
 
     def pause_reading(self) -> None:
         """Leave what the kernel says where it is."""

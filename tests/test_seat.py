@@ -44,8 +44,8 @@ class ModelKernel(Kernel):
     def send(self, pieces: Iterable[Sendable]) -> None:
         self.sent += _frames(pieces)
 
-    def cancel(self, number: int) -> None:
-        self.asked.append(("cancel", number))
+    def withdraw(self, number: int) -> None:
+        self.asked.append(("withdraw", number))
 
     def interrupt(self, number: int) -> None:
         self.asked.append(("interrupt", number))
@@ -60,6 +60,10 @@ class ModelKernel(Kernel):
 
     def read_output(self, number: int, stream: int, start: int) -> bytes:
         return self.written[stream][start : start + 10] if number == self.runs else b""
+
+    def terminate(self, number: int) -> bool:
+        self.asked.append(("terminate", number))
+        return self.runs == number
 
     def kill(self) -> None:
         self.killed = True
@@ -83,7 +87,7 @@ class ModelHost:
         self.log: list[Any] = []
         self.kernels: list[ModelKernel] = []
         kind = type("Made", (ModelKernel,), {"made": self.kernels})
-        self.seat = Seat(3, kind, ["/here"], self)
+        self.seat = Seat(3, kind, ["/here"], self, grace=2.0)
 
     def send(self, pieces: Iterable[Sendable]) -> None:
         for frame in _frames(pieces):
@@ -250,7 +254,7 @@ def test_interrupt_names_what_runs_or_comes_first() -> None:
         host.seat.cancel(1)
         host.seat.cancel(99)
         assert host.seat.interrupt()
-        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("cancel", 1), ("interrupt", 1)]
+        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("withdraw", 1), ("interrupt", 1)]
 
     _played(story)
 
