@@ -18,7 +18,7 @@ from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
 from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
-from aioparallel.shared import CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import CANCELS, DONE, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.wire import OUTPUT_META, SMALL, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
@@ -87,6 +87,11 @@ class Kernel(ABC):
     @abstractmethod
     def running(self) -> int | None:
         """The id of the command that it runs right now, or None."""
+
+    @property
+    def latest(self) -> int | None:
+        """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
+        return self.running
 
     @property
     def shares(self) -> bool:
@@ -207,7 +212,13 @@ class ProcessKernel(Kernel):
     def running(self) -> int | None:
         """The id of the command that it runs right now, or None."""
         number = NONE if self._page is None else self._page.words[RUNNING]
-        return None if number == NONE else number
+        return number if number < DONE else None
+
+    @property
+    def latest(self) -> int | None:
+        """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
+        number = NONE if self._page is None else self._page.words[RUNNING]
+        return None if number == NONE else number & ~DONE
 
     @property
     def shares(self) -> bool:

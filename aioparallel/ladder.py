@@ -63,13 +63,13 @@ class Ladder:
     Attributes:
         kernel: Whose commands these are; None while there is none.
         limits: Seconds that commands may run, by id.
-        doomed: Whether the kernel has been sent SIGTERM.
+        doomed: The command because of which the kernel has been sent SIGTERM, the last that it ever begins; or None.
     """
 
     def __init__(self, grace: float) -> None:
         self.kernel: Kernel | None = None
         self.limits: dict[int, float] = {}
-        self.doomed = False
+        self.doomed: int | None = None
         self._grace = grace
         self._loop = asyncio.get_running_loop()
         #: The command that is timed: the one that runs, or is about to.
@@ -90,11 +90,11 @@ class Ladder:
     @property
     def is_ending(self) -> bool:
         """Whether a command is being ended, or the kernel because of one."""
-        return bool(self._climbs) or self.doomed
+        return bool(self._climbs) or self.doomed is not None
 
     def oldest(self, number: int | None) -> None:
         """Take note of which unanswered command the kernel has had for longest: it runs, or is about to."""
-        if number == self._timed or number in self._climbs or self.doomed:
+        if number == self._timed or number in self._climbs or self.doomed is not None:
             return
         self._stop()
         if number is not None and number in self.limits:
@@ -120,7 +120,7 @@ class Ladder:
         climb = self._climbs.get(number)
         if climb is not None:
             climb.limit = None
-        elif not self.doomed:
+        elif self.doomed is None:
             self._climb(number, None)
 
     def _climb(self, number: int, limit: float | None) -> None:
@@ -134,7 +134,7 @@ class Ladder:
         assert self.kernel is not None
         # If it does not run, it is done, and its answer is on the way.
         if self.kernel.terminate(climb.number):
-            climb.step, self.doomed = "terminate", True
+            climb.step, self.doomed = "terminate", climb.number
             self._set(self._grace, lambda: self._kill(climb))
 
     def _kill(self, climb: _Climb) -> None:
@@ -162,7 +162,7 @@ class Ladder:
     def kernel_ended(self) -> None:
         """The kernel is gone, and all that it had has been answered."""
         self._stop()
-        self.kernel, self.doomed = None, False
+        self.kernel = self.doomed = None
 
     def _set(self, delay: float, step: Callable[[], None]) -> None:
         self._timer = self._loop.call_later(min(delay, LONGEST), step)

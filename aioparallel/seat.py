@@ -234,7 +234,7 @@ class Seat:
     def _ended(self, returncode: int, output: str) -> None:
         """The kernel has ended, and everything it sent has been passed on."""
         assert self._kernel is not None
-        running = self._kernel.running
+        running, latest = self._kernel.running, self._kernel.latest
         while self._tell_output():
             pass
         self._kernel = None
@@ -247,16 +247,7 @@ class Seat:
         if self.state != "closed":
             event = "kernel_restarting" if self._restarting else "kernel_died"
             self._host.notify(event, self, reason=reason, output=output)
-        if self._ladder.doomed:
-            running = None  # what came next was kept from beginning
-        for number in self._unanswered:
-            error = self._ladder.verdict(number, self.engine)
-            if error is None:
-                self._fault(number, reason, output, running=number == running)
-            else:
-                self._refuse(number, error)
-        self._unanswered.clear()
-        self._ladder.kernel_ended()
+        self._answer_for(running, latest, reason, output)
         if self.state == "closed":
             self._left()
             return
@@ -266,6 +257,22 @@ class Seat:
             self.start()
         else:
             self._dead(reason, output)
+
+    def _answer_for(self, running: int | None, latest: int | None, reason: str, output: str) -> None:
+        """Answer what the kernel can answer no more."""
+        if self._ladder.doomed is not None:
+            running, latest = None, self._ladder.doomed
+        # They run in this order, so those before the latest are done, and their answers were on the way.
+        begun = latest in self._unanswered
+        for number in self._unanswered:
+            error = self._ladder.verdict(number, self.engine)
+            if error is None:
+                self._fault(number, reason, output, running=number == running, begun=begun)
+            else:
+                self._refuse(number, error)
+            begun = begun and number != latest
+        self._unanswered.clear()
+        self._ladder.kernel_ended()
 
     def _dead(self, reason: str, output: str) -> None:
         """Start the next one, soon or never."""
@@ -316,9 +323,7 @@ class Seat:
             return
         self._ladder.verdict(number, self.engine)
         if self.state == "broken":
-            self._fault(
-                frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
-            )
+            self._fault(frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "")
         elif self.state != "closed":
             self._host.send(encode(Kind.RESULT, number, code=Status.RETURNED, engine=frame.engine))
 
@@ -432,10 +437,11 @@ class Seat:
             self._worked = True
             self._host.send(pieces)
 
-    def _fault(self, number: int, reason: str, output: str, *, running: bool) -> None:
-        when = "while it ran this" if running else "before it ran this"
+    def _fault(self, number: int, reason: str, output: str, *, running: bool = False, begun: bool = False) -> None:
+        when = "while it ran this" if running else "with the result of this" if begun else "before it ran this"
         text = f"engine {self.engine} died {when} ({reason}); what was in its namespace is lost"
-        self._refuse(number, EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running))
+        error = EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running, begun=begun)
+        self._refuse(number, error)
 
     def _refuse(self, number: int, error: ParallelError) -> None:
         self._watched.pop(number, None)

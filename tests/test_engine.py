@@ -125,6 +125,31 @@ def test_what_was_answered_before_the_end_arrives() -> None:
     asyncio.run(main())
 
 
+def test_what_has_begun_is_known_also_when_its_answer_is_lost(tmp_path: Path) -> None:
+    """Answers of many short commands are gathered: a death takes them along, but not the knowledge that they ran."""
+    file = tmp_path / "done"
+
+    async def main() -> None:
+        async with hosted() as (_, played):
+            for turn in range(20):
+                file.unlink(missing_ok=True)
+                await played.execute(
+                    10, f"import os; f = os.open({str(file)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)"
+                )
+                answers = [played.execute(10, "os.write(f, b'x')") for _ in range(30)]
+                answers += [played.execute(10, "os._exit(1)") for _ in range(2)]
+                answers += [played.execute(10, "os.write(f, b'x')") for _ in range(turn)]
+                frames = [await answer for answer in answers]
+                faults = [frame.json() for frame in frames if frame.code == Status.FAULT]
+                begun = [fault["begun"] for fault in faults]
+                assert begun == sorted(begun, reverse=True)
+                assert [fault["running"] for fault in faults].count(True) == 1
+                assert begun.index(False) - 1 == [fault["running"] for fault in faults].index(True)
+                assert begun.count(True) - 1 + len(frames) - len(faults) == file.stat().st_size
+
+    asyncio.run(main())
+
+
 def test_a_kernel_that_works_now_and_then_is_not_broken() -> None:
     async def main() -> None:
         async with hosted() as (_, played):

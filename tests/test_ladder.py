@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from clock import Clock
 from played import Played, hosted, printed
 
 from aioparallel.decoder import Decoder
@@ -15,43 +16,6 @@ from aioparallel.errors import TaskAborted, TaskError, TaskTimeout, from_plain
 from aioparallel.ladder import LOOK, Ladder
 from aioparallel.serialize import unpack, unpack_error
 from aioparallel.wire import JOINED, Frame, HostCall, Kind, Limits, Status, encode
-
-
-class Clock:
-    """A loop's timers, on a clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._set = 0
-
-    def time(self) -> float:
-        return self.now
-
-    def call_later(self, delay: float, step: Callable[[], None]) -> Any:
-        self._set += 1
-        timer = (self.now + delay, self._set, step)
-        self._timers.append(timer)
-        clock = self
-
-        class Handle:
-            def cancel(self) -> None:
-                if timer in clock._timers:
-                    clock._timers.remove(timer)
-
-        return Handle()
-
-    def go(self, seconds: float) -> None:
-        end = self.now + seconds
-        while self._timers and min(self._timers)[0] <= end:
-            timer = min(self._timers)
-            self._timers.remove(timer)
-            self.now = timer[0]
-            timer[2]()
-        self.now = end
-
-    def __len__(self) -> int:
-        return len(self._timers)
 
 
 class Kernel:
@@ -165,7 +129,7 @@ def test_what_resists_is_terminated_then_killed() -> None:
         assert repr(ladder) == "<Ladder: interrupt 1, 0 limits>"
         clock.go(2.0)
         assert kernel.asked.pop() == ("terminate", 1)
-        assert ladder.doomed
+        assert ladder.doomed == 1
         ladder.end(2)  # is kept from beginning
         ladder.limits[3] = 0.1
         ladder.oldest(3)
@@ -178,7 +142,7 @@ def test_what_resists_is_terminated_then_killed() -> None:
         assert about(error) == ("TaskAborted", "kill", 4.25)
         assert "ended on request on engine 7, by SIGKILL" in str(error)
         assert ladder.verdict(2, 7) is None
-        assert ladder.doomed
+        assert ladder.is_ending
         ladder.kernel_ended()
         assert not ladder.is_ending
         assert len(clock) == 0
@@ -218,7 +182,7 @@ def test_it_stops_at_what_is_done() -> None:
         kernel.running = 2  # the answer of the first is on its way
         clock.go(60.0)
         assert kernel.asked == [("interrupt", 1)]
-        assert not ladder.doomed
+        assert ladder.doomed is None
         # The second one is to end before that answer has been read.
         ladder.end(2)
         clock.go(1.0)

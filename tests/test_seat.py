@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from clock import Clock
 from pieces import flat
 
 from aioparallel.decoder import Decoder
@@ -31,11 +32,13 @@ class ModelKernel(Kernel):
         self.sent: list[Frame] = []
         self.asked: list[tuple[str, int]] = []
         self.runs: int | None = None
+        self.ran: int | None = None
         self.written = [b"", b""]
         self.killed = False
 
     pid = property(lambda self: 100 + self.number)  # type: ignore[assignment]
     running = property(lambda self: self.runs)  # type: ignore[assignment]
+    latest = property(lambda self: self.runs or self.ran)  # type: ignore[assignment]
 
     def start(self) -> None:
         if self.number == 99:
@@ -85,6 +88,7 @@ class ModelHost:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
+        self.errors: list[dict[str, Any]] = []
         self.kernels: list[ModelKernel] = []
         kind = type("Made", (ModelKernel,), {"made": self.kernels})
         self.seat = Seat(3, kind, ["/here"], self, grace=2.0)
@@ -96,6 +100,8 @@ class ModelHost:
                 self.log.append((frame.id, News(frame.code), offset, b"".join(frame.buffers)))
                 continue
             plain = frame.json() if frame.header else {}
+            if frame.code == Status.FAULT:
+                self.errors.append(plain)
             self.log.append((frame.id, Status(frame.code).name, plain.get("running"), plain.get("reason")))
 
     def notify(self, event: str, seat: Seat, **about: Any) -> None:
@@ -237,6 +243,95 @@ def test_death_answers_everything_and_says_what_ran() -> None:
         host.seat.start()
         assert [frame.kind for frame in host.working().sent] == [Kind.CALL]
         assert host.take() == ["restarted"]
+
+    _played(story)
+
+
+def test_what_was_done_and_not_answered_had_begun() -> None:
+    def story(host: ModelHost) -> None:
+        for runs, ran, begun in ((3, None, [1, 2, 3]), (None, 2, [1, 2]), (None, None, []), (None, 77, [])):
+            kernel = host.working()
+            for number in (1, 2, 3, 4):
+                host.command(number)
+            kernel.runs, kernel.ran = runs, ran
+            kernel.answer(77)
+            host.errors.clear()
+            kernel.on_exit(-9, "")
+            assert [error["begun"] for error in host.errors] == [number in begun for number in (1, 2, 3, 4)]
+            assert [error["running"] for error in host.errors] == [number == runs for number in (1, 2, 3, 4)]
+            assert ("with the result of this" in host.errors[0]["text"]) == bool(begun)
+            host.seat.restart(host.answer)
+
+    _played(story)
+
+
+def ended(host: ModelHost, kernel: ModelKernel, number: int, *, until: str) -> None:
+    """End a command that runs, and have its kernel resist until that step."""
+    clock = host.seat._ladder._loop = Clock()  # type: ignore[assignment]
+    kernel.runs = number
+    host.seat.end(number)
+    clock.go(2.0 if until == "terminate" else 4.0)
+    assert kernel.asked[-2:] == [("interrupt", number), ("terminate", number)]
+    assert kernel.killed == (until == "kill")
+
+
+def test_what_is_ended_with_its_kernel_is_no_death() -> None:
+    def story(host: ModelHost) -> None:
+        for until in ("terminate", "kill"):
+            kernel = host.working()
+            for number in (1, 2, 3):
+                host.command(number)
+            host.take()
+            host.errors.clear()
+            ended(host, kernel, 2, until=until)
+            kernel.runs = 3  # it is kept from beginning
+            kernel.on_exit(-15, "")
+            assert [entry if isinstance(entry, str) else entry[:3] for entry in host.take()] == [
+                "kernel_restarting",
+                (1, "FAULT", False),
+                (2, "FAULT", None),
+                (3, "FAULT", False),
+            ]
+            assert [(error["error"], error.get("begun"), error.get("step")) for error in host.errors] == [
+                ("EngineDied", True, None),
+                ("TaskAborted", None, until),
+                ("EngineDied", False, None),
+            ]
+            assert repr(host.seat._deaths) == "<Deaths: 0 in a row>"
+            assert host.seat.state == "starting"
+
+    _played(story)
+
+
+def test_a_restart_while_a_command_is_ended() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.take()
+        ended(host, kernel, 1, until="terminate")
+        host.seat.restart(host.answer)
+        assert kernel.killed
+        kernel.on_exit(-9, "")
+        host.working()
+        assert host.take() == [
+            "kernel_restarting", (1, "FAULT", None, None), "restarted", ("answer", {"pid": 102}, None)
+        ]  # fmt: skip
+
+    _played(story)
+
+
+def test_what_has_not_begun_is_only_withdrawn() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.command(2)
+        kernel.runs = 1
+        host.seat.end(2)
+        assert not host.seat.recall(3)
+        assert host.seat.recall(1)
+        assert host.seat.recall(2)
+        assert kernel.asked == [("withdraw", 2), ("withdraw", 1), ("withdraw", 2)]
+        assert not host.seat._ladder.is_ending
 
     _played(story)
 
