@@ -19,13 +19,11 @@ from typing import Any, Protocol, TypeAlias
 
 from aioparallel.broadcast import Stored
 from aioparallel.capability import Capability, find_capability
-from aioparallel.dial import connect
+from aioparallel.dial import connect_patiently
 from aioparallel.errors import (
     ClusterError,
     ConfigurationError,
     ConnectionLost,
-    ControllerGone,
-    NoClusterError,
     OperationError,
     ParallelError,
     from_plain,
@@ -56,10 +54,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the kernels' output: while somebody watches, while something runs, and while nothing does.
 WATCH_LOOK, BUSY_LOOK, IDLE_LOOK = 0.05, 0.1, 2.0
-#: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
-FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
-#: How much longer each is than the one before, and for how many seconds a controller may be starting.
-RETRY_GROWTH, SOON = 1.3, 2.0
 #: Seconds that the last words to the controller may take.
 LINGER = 5.0
 
@@ -220,34 +214,17 @@ class EngineHost:
             self.seat_ready(seat)
 
     async def _dial_controller(self, on_frames: OnFrames, on_lost: OnLost) -> Upstream:
-        """Reach the controller, as soon as there is one."""
-        began = self._loop.time()
-        deadline = None if self._connect_timeout is None else began + self._connect_timeout
-        delay, told = FIRST_RETRY, ""
-        while True:
-            try:
-                connection, _ = await connect(
-                    find_capability(self._capability, "engine"),
-                    role="engine",
-                    on_frames=on_frames,
-                    on_lost=on_lost,
-                    limits=self._limits,
-                    source=self._source,
-                )
-                return connection
-            except (NoClusterError, ControllerGone) as error:
-                if deadline is not None:
-                    if self._loop.time() >= deadline:
-                        raise
-                    delay = min(delay, deadline - self._loop.time())
-                if str(error) != told:
-                    told = str(error)
-                    logger.info("waiting for a controller: %s", told)
-                    if self._on_waiting is not None:
-                        self._on_waiting(error)
-            await asyncio.sleep(delay)
-            longest = SOON_RETRY if self._loop.time() - began < SOON else LAST_RETRY
-            delay = min(RETRY_GROWTH * delay, longest)
+        connection, _ = await connect_patiently(
+            lambda: find_capability(self._capability, "engine"),
+            timeout=self._connect_timeout,
+            on_waiting=self._on_waiting,
+            role="engine",
+            on_frames=on_frames,
+            on_lost=on_lost,
+            limits=self._limits,
+            source=self._source,
+        )
+        return connection
 
     def _from_controller(self, frames: list[Frame]) -> None:
         for frame in frames:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from aioparallel.deaths import Deaths
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
 from aioparallel.ladder import Ladder
 from aioparallel.process import describe_exit
-from aioparallel.wire import NO_ENGINE, OUTPUT_META, Frame, KernelCall, Kind, News, Sendable, Status, encode
+from aioparallel.watching import Watched
+from aioparallel.wire import NO_ENGINE, Frame, KernelCall, Kind, News, Sendable, Status, encode
 
-__all__ = ["Answer", "Deaths", "Seat", "SeatHost"]
+__all__ = ["Answer", "Seat", "SeatHost"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,45 +75,6 @@ class SeatHost(Protocol):
         ...
 
 
-class Deaths:
-    """How long to wait before the next kernel: not at all, then longer and longer, and in the end for ever.
-
-    Only kernels that never answered a command count, and only within `window`: one that works and is killed now and
-    then is not broken.
-
-    Args:
-        first: Seconds to wait after the second death in a row; doubled at each further one.
-        longest: Seconds to wait at most.
-        many: So many in a row …
-        window: … within so many seconds, and the seat is broken.
-    """
-
-    def __init__(self, *, first: float = 0.1, longest: float = 30.0, many: int = 5, window: float = 60.0) -> None:
-        self._first = first
-        self._longest = longest
-        self._window = window
-        self._times: deque[float] = deque(maxlen=many)
-        self._row = 0
-
-    def __repr__(self) -> str:
-        return f"<Deaths: {self._row} in a row>"
-
-    def died(self, now: float, *, worked: bool) -> float | None:
-        """Take note of a death at `now`; return the seconds to wait, or None if it is broken."""
-        if worked:
-            self.forget()
-        self._times.append(now)
-        self._row += 1
-        if len(self._times) == self._times.maxlen and now - self._times[0] <= self._window:
-            return None
-        return 0.0 if self._row == 1 else min(self._longest, self._first * 2.0 ** min(self._row - 2, 30))
-
-    def forget(self) -> None:
-        """Begin again."""
-        self._times.clear()
-        self._row = 0
-
-
 class Seat:
     """One engine's place.
 
@@ -156,8 +118,7 @@ class Seat:
         self._ladder = Ladder(grace)
         #: The first command that may be meant for this kernel.
         self._first = 0
-        #: Commands of which somebody wants to know what they write: how much of stdout and stderr has been told.
-        self._watched: dict[int, list[int]] = {}
+        self._watched = Watched()
         #: Sessions that are gone: the kernel has been told, and may not have read it.
         self._forgotten: set[int] = set()
         self._restarts: list[Answer] = []
@@ -353,7 +314,7 @@ class Seat:
     def watch(self, number: int) -> None:
         """Tell what a command writes, from its beginning on, while it runs."""
         if number in self._unanswered:
-            self._watched[number] = [0, 0]
+            self._watched.begin(number)
             self._tell_output()
             self._host.seat_watched()
 
@@ -423,7 +384,7 @@ class Seat:
                         forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
                         pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
                     if self._watched:
-                        self._watched.pop(frame.id, None)
+                        self._watched.end(frame.id)
                 else:
                     self._forgotten.discard(frame.id)
             elif frame.kind == Kind.NOTICE and frame.code == News.RECORD:
@@ -444,7 +405,7 @@ class Seat:
         self._refuse(number, error)
 
     def _refuse(self, number: int, error: ParallelError) -> None:
-        self._watched.pop(number, None)
+        self._watched.end(number)
         self._host.send(self._refusal(number, error))
 
     def _refusal(self, number: int, error: ParallelError) -> list[Sendable]:
@@ -479,18 +440,10 @@ class Seat:
 
     def _tell_output(self) -> bool:
         """Tell what the watched command that runs has written since the last time; return whether that was anything."""
-        kernel, engine = self._kernel, self.engine
-        number = None if kernel is None else kernel.running
-        told = self._watched.get(number) if number is not None else None
         # A controller that takes no more for now is not waited for: it is all in the result.
-        if kernel is None or number is None or told is None or engine is None or self._host.reading_paused:
+        if self._kernel is None or self.engine is None or not self._watched or self._host.reading_paused:
             return False
-        found = False
-        for stream, code in enumerate((News.STDOUT, News.STDERR)):
-            data = kernel.read_output(number, stream, told[stream])
-            if data:
-                found = True
-                header = OUTPUT_META.pack(told[stream])
-                told[stream] += len(data)
-                self._host.send(encode(Kind.NOTICE, number, code=code, engine=engine, header=header, buffers=[data]))
-        return found
+        pieces = self._watched.look(self._kernel, self.engine)
+        if pieces:
+            self._host.send(pieces)
+        return bool(pieces)

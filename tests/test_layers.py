@@ -288,7 +288,7 @@ KERNEL = {
     "outlet",
     "rebinding",
 }
-KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
+KERNEL |= {"kinds", "reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])
