@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,7 +308,7 @@ def test_ending_kernels_by_the_dozen_breaks_nothing() -> None:
 def test_what_has_not_begun_is_taken_out() -> None:
     async def main() -> None:
         async with hosted(limits=QUICK) as (host, played):
-            running = played.execute(10, "import time; print('on'); time.sleep(0.3); 'slept'")
+            running = played.execute(10, "import time; print('on'); time.sleep(1000)")
             first = played.number
             waiting = [played.limited(10, f"{i}", 0.001) for i in range(4)]
             await printed(host, 10, "on\n")
@@ -319,7 +320,10 @@ def test_what_has_not_begun_is_taken_out() -> None:
                 played.tell(operation, number, 10)
             played.tell(HostCall.END, 5, 10)
             played.tell(HostCall.RECALL, 5, 99)
-            assert unpack((await running).buffers)["repr"] == "'slept'"
+            # While the kernel can't say anything.
+            assert [(await answer).code for answer in waiting[:2]] == [Status.CANCELLED] * 2
+            await played.call(HostCall.INTERRUPT, 10)
+            assert (await running).code == Status.ERROR
             codes = [(await answer).code for answer in waiting]
             assert codes == [Status.CANCELLED, Status.CANCELLED, Status.OK, Status.OK]
             assert not host._seats[0]._ladder
@@ -327,28 +331,37 @@ def test_what_has_not_begun_is_taken_out() -> None:
     asyncio.run(main())
 
 
-def test_an_answer_that_races_with_the_end() -> None:
-    """Whatever comes first: each command is answered once, its neighbours run, and none is hit by another's end."""
+def test_an_answer_that_races_with_the_end(tmp_path: Path) -> None:
+    """Whatever comes first: each command is answered once, and no neighbour is hit by what was meant for another."""
+    file = tmp_path / "begun"
+    begin = f"import os; os.write(os.open({str(file)!r}, os.O_APPEND | os.O_WRONLY), b'%d ')"
+    code = f"{begin}\ntry: __import__('time').sleep(%f)\nexcept BaseException: %s"
 
     async def main() -> None:
-        async with hosted(limits=Limits(grace=0.002)) as (_, played):
-            for turn in range(150):
+        loop = asyncio.get_running_loop()
+        async with hosted(limits=Limits(grace=0.001)) as (_, played):
+            for turn in range(120):
+                file.write_text("")
                 answers = []
-                for n in range(3):
-                    answers.append(played.execute(10, f"import time; time.sleep({0.0005 * (turn % 5)}); {n}"))
-                    number = played.number
-                    asyncio.get_running_loop().call_later(
-                        0.0003 * (turn % 11) * (n + 1), played.tell, HostCall.END, number, 10
-                    )
-                last = played.execute(10, "'last'")
-                for answer in answers:
-                    frame = await answer
-                    assert frame.code in (Status.OK, Status.CANCELLED, Status.FAULT), unpack_error(frame.buffers)
+                then = "raise" if turn % 3 else "__import__('time').sleep(0.0012)"
+                for n in range(4):
+                    seconds = 0.0005 * (turn % 5)
+                    answers.append(played.execute(10, code % (n, seconds, then)))
+                    if n < 3:
+                        delay = 0.0003 * (turn % 11) * (n + 1)
+                        loop.call_later(delay, played.tell, HostCall.END, played.number, 10)
+                frames = [await answer for answer in answers]
+                begun = set(map(int, file.read_text().split()))
+                for n, frame in enumerate(frames):
+                    if frame.code == Status.FAULT and frame.json()["error"] == "TaskAborted":
+                        continue
                     if frame.code == Status.FAULT:
-                        plain = frame.json()
-                        assert plain["error"] == "TaskAborted" or not plain["running"]
-                frame = await last
-                assert frame.code == Status.OK or frame.json()["running"] is False
+                        assert not frame.json()["running"]
+                        assert frame.json()["begun"] == (n in begun)
+                    else:
+                        assert frame.code in (Status.OK, Status.CANCELLED), unpack_error(frame.buffers)
+                        assert (frame.code == Status.OK) == (n in begun)
+                assert frames[3].code == Status.OK or frames[3].json()["error"] == "EngineDied"
 
     asyncio.run(main())
 
