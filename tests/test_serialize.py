@@ -406,6 +406,7 @@ class Coming(Promise):
 
     def __init__(self, *value: Any) -> None:
         self.value = value
+        self.channel = threading.Lock()  # not what is told when it can't be sent
 
     def arrived(self) -> tuple[Any] | None:
         return self.value or None  # type: ignore[return-value]
