@@ -8,22 +8,19 @@ controller puts these together, unread.
 """
 
 from __future__ import annotations
-import __future__
 
-import ast
 import builtins
-import functools
-import linecache
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from types import CodeType, FunctionType, MappingProxyType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from aioparallel import reference
 from aioparallel.errors import DeserializationError, OperationError, TaskRejectError
 from aioparallel.history import Entry, History
+from aioparallel.prompt import Prompt
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
 from aioparallel.wire import Status
 
@@ -31,15 +28,9 @@ if TYPE_CHECKING:
     from aioparallel.outlet import Outlet
     from aioparallel.records import Forwarders
 
-__all__ = ["VERBS", "Namespace", "read_program"]
+__all__ = ["VERBS", "Namespace"]
 
-_MISSING: Any = object()
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
-_CO_COROUTINE = 0x80
-_FUTURES = 0
-for _feature in __future__.all_feature_names:
-    _FUTURES |= getattr(__future__, _feature).compiler_flag
-
 #: Looked up once: members of an enum are not attributes like others.
 _OK = Status.OK
 
@@ -98,7 +89,7 @@ class Namespace:
         self._parents: list[Any] = []
         #: Whether the names are to be cleared once the outcome is packed, which may need them.
         self._clears = False
-        self._compiler_flags = 0
+        self._prompt = Prompt(self.names, run_coroutine)
         self._seed()
 
     def __repr__(self) -> str:
@@ -147,7 +138,7 @@ class Namespace:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression over the names; what a `Reference` that arrives stands for."""
-        return eval(_reference(expression), self.names)
+        return self._prompt.evaluate(expression)
 
     def outcome(self, number: int) -> Any:
         """Return what one of the tasks came to whose values came along; what an `Outcome` that arrives stands for.
@@ -263,7 +254,7 @@ class Namespace:
             BaseException: Whatever the code raises.
         """
         entry = self._entry = self.history.begin(code)
-        value = self._evaluate(*self._compiled(code, entry.filename))
+        value = self._prompt.run(code, entry.filename)
         if value is not None:
             entry.text = repr(value)
             self.names["_"] = value
@@ -286,17 +277,7 @@ class Namespace:
             BaseException: Whatever the code raises.
         """
         entry = self._entry = self.history.begin(source, filename)
-        # Its own `from __future__` hold for it, those of the prompt don't.
-        body = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        before = self.names.get("__file__", _MISSING)
-        self.names["__file__"] = filename
-        try:
-            self._evaluate(body, None)
-        finally:
-            if before is _MISSING:
-                self.names.pop("__file__", None)
-            else:
-                self.names["__file__"] = before
+        self._prompt.run_file(source, filename)
         self.history.keep(entry)
         return self._outcome(entry)
 
@@ -316,27 +297,6 @@ class Namespace:
             raise _Again(entry.error)
         stdout, stderr = entry.stdout.decode("utf-8", "replace"), entry.stderr.decode("utf-8", "replace")
         return self._outcome(entry) | {"stdout": stdout, "stderr": stderr}
-
-    def _compiled(self, code: str, filename: str) -> tuple[CodeType, CodeType | None]:
-        """Compile an input: all but its last expression, and that."""
-        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        try:
-            tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-            # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
-            body = compile(tree, filename, "exec", flags, dont_inherit=True)
-            self._compiler_flags |= body.co_flags & _FUTURES
-            flags |= self._compiler_flags
-            if last is None:
-                return body, None
-            return body, compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
-        except SyntaxError as error:
-            if error.text is not None or not error.lineno:
-                raise
-            # What the parser lets pass and the compiler does not: that one looks for the line in a file.
-            line = linecache.getline(filename, error.lineno) or None
-            place = filename, error.lineno, error.offset, line, error.end_lineno, error.end_offset
-            raise SyntaxError(error.msg, place) from None
 
     def _outcome(self, entry: Entry) -> dict[str, Any]:
         return {"input": entry.input, "number": entry.number, "id": self.engine_id, "repr": entry.text}
@@ -435,7 +395,7 @@ class Namespace:
     def reset(self) -> None:
         """Forget all names and begin with `id` again; inputs are numbered on."""
         self.names.clear()
-        self._compiler_flags = 0
+        self._prompt.forget()
         self._seed()
 
     @verb
@@ -478,47 +438,6 @@ class Namespace:
             raise TypeError(f"{name!r} is no function here but of type {type(found).__name__!r}")
         return cast("Callable[..., Any]", found)
 
-    def _evaluate(self, body: CodeType, tail: CodeType | None) -> Any:
-        """Run an input; return its last expression's value. One that awaits anywhere is one coroutine."""
-        # The flag, not the value: an expression may well be a coroutine without the input awaiting anything.
-        if (body.co_flags | (tail.co_flags if tail else 0)) & _CO_COROUTINE:
-            return self._run_coroutine(self._evaluate_in_loop(body, tail))
-        eval(body, self.names)
-        return None if tail is None else eval(tail, self.names)
-
-    async def _evaluate_in_loop(self, body: CodeType, tail: CodeType | None) -> Any:
-        value = None
-        for code in (body, tail):
-            if code is not None:
-                value = eval(code, self.names)
-                if code.co_flags & _CO_COROUTINE:
-                    value = await value
-        return None if tail is None else value
-
 
 async def _await_each(first: Coroutine[Any, Any, Any], function: Callable[..., Any], rows: Iterable[Any]) -> list[Any]:
     return [await first, *[await function(*row) for row in rows]]
-
-
-@functools.lru_cache(256)
-def _reference(expression: str) -> CodeType:
-    return compile(expression, f"<Reference {expression}>", "eval", dont_inherit=True)
-
-
-def read_program(source: bytes, filename: str) -> str:
-    """Return the text of a file, once it is certain that it is Python; nothing of it is run.
-
-    Raises:
-        SyntaxError: It isn't; the error shows the line.
-    """
-    # Only a client comes here, and a kernel is to start soon.
-    from importlib.util import decode_source
-
-    try:
-        compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        return decode_source(source)
-    except (SyntaxError, ValueError) as error:
-        # Of null bytes and a wrong encoding some Pythons don't say which file has them.
-        if getattr(error, "filename", None) is not None:
-            raise
-        raise SyntaxError(str(error), (filename, None, None, None)) from None

@@ -58,6 +58,8 @@ class _Parts:
 class _Packer(pickle.Pickler):
     """Plain pickle in C, except for functions and classes without an import path."""
 
+    __slots__ = ("captured", "outcomes", "parts")
+
     def __init__(self) -> None:
         self.parts = _Parts()
         self.outcomes: list[Promise] | None = None
@@ -88,6 +90,8 @@ class _Packer(pickle.Pickler):
 
 class _Rebinder(_Packer):
     """Plain pickle for functions that leave their globals behind."""
+
+    __slots__ = ("_rebinding",)
 
     def __init__(self, rebinding: Rebinding) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ import pytest
 
 from aioparallel import serialize
 from aioparallel.errors import DeserializationError, SerializationError
+from aioparallel.reference import Outcome, Promise
 from aioparallel.serialize import Buffer, pack, unpack
 
 
@@ -395,3 +396,103 @@ def test_a_missing_buffer_is_an_error() -> None:
         unpack([first])
     with pytest.raises(DeserializationError):
         unpack([])
+
+
+# --- futures in a call ----------------------------------------------------------------------------------------------
+
+
+class Coming(Promise):
+    """A future, as far as packing goes."""
+
+    def __init__(self, *value: Any) -> None:
+        self.value = value
+        self.channel = threading.Lock()  # not what is told when it can't be sent
+
+    def arrived(self) -> tuple[Any] | None:
+        return self.value or None  # type: ignore[return-value]
+
+
+def pack_call(*args: Any, function: Any = max, **kwargs: Any) -> tuple[Any, list[Promise]]:
+    outcomes: list[Promise] = []
+    call = unpack(received(pack(("apply", function, args, kwargs), outcomes=outcomes)))
+    return call, outcomes
+
+
+def test_futures_are_taken_out_wherever_they_stand() -> None:
+    a, b, c = Coming(), Coming(), Coming()
+    call, outcomes = pack_call(a, [b, {"k": (a, {1: c})}], key=b)
+    assert outcomes == [a, b, c]
+    assert call == (
+        "apply",
+        max,
+        (Outcome(0), [Outcome(1), {"k": (Outcome(0), {1: Outcome(2)})}]),
+        {"key": Outcome(1)},
+    )
+    assert pack_call(1) == (("apply", max, (1,), {}), [])
+
+
+def test_futures_of_functions_without_an_import_path() -> None:
+    a, b, c = Coming(), Coming(), Coming()
+    simple = main_module("def f(x): return x")["f"]
+    call, outcomes = pack_call(a, [b], a, function=simple)
+    assert (call[2], outcomes) == ((Outcome(0), [Outcome(1)], Outcome(0)), [a, b])
+    assert pack_call(a, function=simple)[0][1]("x") == "x"
+    # What only cloudpickle can do begins again from the start: each future is there once.
+    space = main_module("LOG = []\ndef f(x, y=default): return [LOG, x, y, waiting]", waiting=c, default=b)
+    call, outcomes = pack_call(a, [b], function=space["f"])
+    assert sorted(map(outcomes.index, (a, b, c))) == [0, 1, 2]
+    numbers = [Outcome(outcomes.index(each)) for each in (a, b, c)]
+    assert call[2] == (numbers[0], [numbers[1]])
+    assert call[1](1) == [[], 1, numbers[1], numbers[2]]
+    closing = (lambda future: lambda: future)(c)
+    call, outcomes = pack_call(a, function=closing)
+    assert (call[1](), call[2]) == (Outcome(outcomes.index(c)), (Outcome(outcomes.index(a)),))
+
+
+def test_a_value_that_is_there_goes_in_the_place_of_its_future() -> None:
+    array = numpy.arange(10_000.0)
+    done, waiting = Coming(array), Coming()
+    call, outcomes = pack_call(done, [waiting, done])
+    assert outcomes == [waiting]
+    assert numpy.array_equal(call[2][0], array)
+    assert call[2][1][1] is call[2][0]
+    assert call[2][1][0] == Outcome(0)
+    assert pack_call(Coming(None), function=lambda x: x)[0][2] == (None,)
+
+
+def test_a_future_is_no_argument_of_anything_but_a_task() -> None:
+    names = ("verb", "function", "args", "kwargs")
+    for value in (Coming(), Coming(3)):
+        with pytest.raises(SerializationError, match=r"cannot send args\[1\]\['k'\]: it is a result on its way"):
+            pack(("apply", max, (0, {"k": value}), {}), name=names)
+        closing = (lambda future: lambda: future)(value)
+        with pytest.raises(SerializationError, match=r"cannot send variable 'future' of function: it is a result"):
+            pack(("apply", closing, (), {}), name=names)
+    assert pack_call(Coming())[1]  # and nothing of it is left in the picklers
+    with pytest.raises(SerializationError, match=r"tc\.submit\(f, result\)"):
+        pack([Coming()])
+
+
+def test_what_cannot_be_sent_beside_a_future_is_named() -> None:
+    with pytest.raises(SerializationError, match=r"cannot send args\[1\]: cannot pickle '_thread.lock' object"):
+        pack(("apply", max, (Coming(), threading.Lock()), {}), name=("verb", "f", "args", "kwargs"), outcomes=[])
+
+
+def test_futures_are_not_kept_by_the_picklers() -> None:
+    import gc
+    import weakref
+
+    waiting = Coming()
+    gone = weakref.ref(waiting)
+    pack(("apply", max, (waiting,), {}), outcomes=[])
+    pack(("apply", lambda: 1, (waiting,), {}), outcomes=[])
+    del waiting
+    gc.collect()
+    assert gone() is None
+
+
+def test_ten_thousand_futures() -> None:
+    futures = [Coming() for _ in range(10_000)]
+    call, outcomes = pack_call(futures, *futures)
+    assert outcomes == futures
+    assert [outcome.number for outcome in call[2][1:]] == [*range(10_000)]
