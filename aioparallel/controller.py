@@ -15,12 +15,13 @@ from aioparallel import plugins, transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
-from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
+from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Gate, Listener, Slot
@@ -47,6 +48,7 @@ class Controller:
 
     Attributes:
         limits: The bounds.
+        source: Where random bytes and the wall clock come from.
         monitor: Who is told what happened.
         engines: The engines by id, ascending.
     """
@@ -64,7 +66,7 @@ class Controller:
         self.monitor = Monitor()
         self._state = state or ControllerState.in_memory(source)
         self._cluster = cluster
-        self._source = source
+        self.source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.monitor.listen(self._happened)
@@ -75,6 +77,8 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_kernel_lost=self._kernel_lost,
+            on_properties=self._properties_changed,
         )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
@@ -126,6 +130,7 @@ class Controller:
             "interfaces": sorted(self._interfaces),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
+            "reports": {name: report for name, interface in self._interfaces.items() if (report := interface.report())},
         }
 
     def shut_down(self) -> None:
@@ -245,7 +250,7 @@ class Controller:
     def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
         """Make the protocol of a connection that somebody opened."""
         owner: list[EngineLink | ClientProxy] = []
-        session = self._source.token(8).hex()
+        session = self.source.token(8).hex()
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
@@ -256,8 +261,8 @@ class Controller:
                 controller_id=self._state.controller_id,
                 interfaces=[ENGINE, *self._interfaces],
                 fingerprint=fingerprint,
-                nonce=self._source.token(32),
-                now=self._source.wall(),
+                nonce=self.source.token(32),
+                now=self.source.wall(),
                 welcome=lambda grant, body: self._welcome(session, grant),
             )
 
@@ -367,6 +372,14 @@ class Controller:
     def _kernel_started(self, engine: Engine) -> None:
         for interface in self._interfaces.values():
             interface.kernel_started(engine)
+
+    def _kernel_lost(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_lost(engine)
+
+    def _properties_changed(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.properties_changed(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

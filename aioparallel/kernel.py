@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import MessageTooLarge
 from aioparallel.interrupts import Coroutines, Interrupts
 from aioparallel.memory import AVAILABLE, Pool, Segment, span
@@ -40,7 +41,6 @@ from aioparallel.wire import (
     SHARED,
     Buffer,
     Bulk,
-    Decoder,
     Frame,
     KernelCall,
     Kind,
