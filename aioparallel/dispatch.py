@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioparallel.errors import DependencyError, EngineLost, OperationError, ParallelError, ResultGone
+from aioparallel.errors import DependencyError, EngineLost, InvalidEngineID, OperationError, ParallelError, ResultGone
 from aioparallel.graph import Condition, Graph, Impossible, Outcome, Ready
 from aioparallel.ledger import Ledger
 from aioparallel.placing import Placing
@@ -106,13 +106,18 @@ class Dispatcher:
         """Take in a task of a client; to be followed by `start` or `start_after`.
 
         Raises:
+            InvalidEngineID: It may only run where its client's capability does not reach.
             ParallelError: Its payload was in shared memory that is gone.
             OSError: There is no memory or no descriptor for it.
         """
+        reach = client.grant.engines
+        if terms is not None and terms.engines is not None and reach is not None and reach.isdisjoint(terms.engines):
+            wanted = ", ".join(map(str, sorted(terms.engines)))
+            raise InvalidEngineID(f"this capability does not reach the engines {wanted}")
         task = Task(self, self.total, client, frame, label)
         if terms is not None:
             task.agree(terms)
-        elif client.grant.engines is not None:
+        elif reach is not None:
             task.look_anew()
         self.total += 1
         client.hold(frame.size)
