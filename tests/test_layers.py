@@ -31,12 +31,15 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = set(
-    """
-    conditions deaths decoder errors events graph handshake history kinds ledger lines namespace order outbox partition policies
-    prompt proof queues reasons rebinding reference resources room scheduler session stream tasks terms waiting wire
-    """.split()
-)
+def _names(text: str) -> set[str]:
+    return set(text.split())
+
+
+SANS_IO = _names("""
+    conditions deaths decoder errors events graph handshake history kinds ledger lines namespace order outbox
+    partition policies prompt proof queues reasons rebinding reference resources room scheduler session stream tasks
+    terms waiting wire
+""")
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -267,12 +270,10 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = set(
-    """
-    capture decoder errors history interrupts kernel kinds limits memory namespace native outlet prompt rebinding reference
-    serialize shared source stream wire
-    """.split()
-)
+KERNEL = _names("""
+    capture decoder errors history interrupts kernel kinds limits memory namespace native outlet prompt rebinding
+    reference serialize shared source stream wire
+""")
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])
