@@ -85,7 +85,7 @@ def _taken_back(
     """It was to end at its engine, and has."""
     assert task.ending is not None
     code = result.code if isinstance(result, Frame) else Status.FAULT
-    begun = not isinstance(error, EngineDied) or error.running
+    begun = not isinstance(error, EngineDied) or error.begun
     if code in (Status.CANCELLED, Status.REJECTED) or not begun:
         return never_began(task)
     if isinstance(error, EngineDied):
@@ -120,13 +120,11 @@ def _avoid(task: Task, engine: int, engines: Collection[int]) -> None:
 
 def _died(task: Task, error: EngineDied, engine: int, engines: Collection[int], *, struck: bool) -> Ended | None:
     """Its kernel died, or its host was lost."""
-    if not error.running:
-        return None
-    if task.terms.at_most_once:
+    if task.terms.at_most_once and error.begun:
         text = f"{task.title} may run at most once, and may have begun when its engine was lost: {error}"
         lost = EngineLost(text, engine_id=engine, reason=error.reason, output=error.output, running=True)
         return Ended(False, lost, engine, tried_before(task))
-    if not struck:
+    if not (struck and error.running):
         return None
     past = task.past
     past.deaths.append(Death(engine, error.reason or str(error), error.output))
