@@ -107,7 +107,7 @@ class Line(Generic[T]):
 
     __slots__ = (
         *("again", "book", "client", "closed", "entered", "key", "kinds"),
-        *("priority", "runs", "serial", "stale", "tasks"),
+        *("priority", "runs", "serial", "stale", "tasks", "usual"),
     )
 
     def __init__(self, book: Book, key: Hashable, client: Client, *, priority: int, again: bool, serial: int) -> None:
@@ -126,6 +126,8 @@ class Line(Generic[T]):
         self.kinds: dict[bytes, Kind] = {}
         #: Whether it is among its level's turns.
         self.entered = False
+        #: Whether it is one that a client will want again.
+        self.usual = book.needs is None and not priority and not again
 
     def __repr__(self) -> str:
         return f"<Line of {len(self)} of {self.client!r}, priority {self.priority}>"
