@@ -180,6 +180,11 @@ class Line(Generic[T]):
             self.client.last = None
         return task
 
+    def trim(self, lifo: bool) -> None:
+        """Let go of removed ones that would be next."""
+        while self.stale and self.tasks[-lifo] in self.stale:
+            self.stale.discard(self.pop_last() if lifo else self.pop_first())
+
     def compact(self) -> None:
         """Let go of the removed ones."""
         everything = iter(self.tasks)

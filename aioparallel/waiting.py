@@ -104,6 +104,7 @@ class Waiting(Generic[T]):
         for book in self.open:
             line = book.first()
             if line is not None:
+                line.trim(self.lifo)
                 tick = -line.runs[-1][0] if self.lifo else line.runs[0][0]
                 rank = -line.priority, line.client.given, line.client.number, not line.again, tick
                 if least is None or rank < least:
@@ -116,11 +117,8 @@ class Waiting(Generic[T]):
         if not (line.stale or self.lifo or len(line.runs) > 1):
             task = line.tasks.popleft()
         else:
-            pop = line.pop_last if self.lifo else line.pop_first
-            task = pop()
-            while task in line.stale:
-                line.stale.discard(task)
-                task = pop()
+            line.trim(self.lifo)
+            task = line.pop_last() if self.lifo else line.pop_first()
         if len(line.tasks) == len(line.stale):
             if line.stale:
                 line.compact()

@@ -89,6 +89,36 @@ def test_closed_book_is_passed_over_and_keeps_its_place() -> None:
     assert drain(waiting) == "ac"
 
 
+def test_latest_first_between_books_also_after_some_were_taken() -> None:
+    waiting: Waiting[str] = Waiting(lifo=True)
+    add(waiting, "a")
+    add(waiting, "b", needs=GPU)
+    add(waiting, "c")
+    assert take(waiting) == "c"
+    add(waiting, "d")
+    assert drain(waiting) == "dba"
+
+
+def test_order_between_books_holds_after_a_line_was_looked_through() -> None:
+    waiting: Waiting[str] = Waiting()
+    add(waiting, "a")
+    add(waiting, "b", needs=GPU)
+    add(waiting, "c")
+    waiting.remove("c")
+    add(waiting, "c")
+    assert drain(waiting) == "abc"
+
+
+def test_book_that_is_done_with_is_not_opened_again() -> None:
+    waiting: Waiting[str] = Waiting()
+    add(waiting, "a", needs=GPU)
+    book = waiting.books[GPU]
+    waiting.close(book)
+    waiting.remove("a")
+    waiting.reopen(book)
+    assert list(waiting.open) == [waiting.anywhere]
+
+
 # Turns
 
 
@@ -180,6 +210,17 @@ def test_pausing_earns_no_turns() -> None:
     assert len({take(waiting, 1000) for _ in range(4)} & set("abcd")) == 2
 
 
+def test_a_newcomer_does_not_begin_where_a_paused_one_stopped() -> None:
+    waiting: Waiting[str] = Waiting()
+    add(waiting, "ab", "A")
+    waiting.pause("A")
+    add(waiting, "pqrstu", "B")
+    for _ in range(3):
+        take(waiting, 1000)
+    add(waiting, "xyz", "C")
+    assert len({take(waiting, 1000) for _ in range(4)} & set("xyz")) == 2
+
+
 def test_forgotten_client_keeps_what_waits() -> None:
     waiting: Waiting[str] = Waiting()
     add(waiting, "ab", "A")
@@ -267,8 +308,12 @@ class AnySequence(RuleBasedStateMachine):
         self.paused: set[str] = set()
 
     def put(self, task: int, data: st.DataObject) -> None:
-        client, priority = data.draw(st.sampled_from("ABC")), data.draw(st.integers(-1, 1))
-        needs, again = data.draw(st.sampled_from([None, None, GPU, HERE])), data.draw(st.booleans())
+        # Mostly alike, so that the order among them has to be kept.
+        client, priority = data.draw(st.sampled_from("AAABC")), data.draw(st.sampled_from([0, 0, 0, 0, 1, -1]))
+        needs, again = (
+            data.draw(st.sampled_from([None, None, GPU, HERE])),
+            data.draw(st.sampled_from([False] * 4 + [True])),
+        )
         self.waiting.add(task, client, b"", priority, needs, again)
         self.arrivals += 1
         self.tasks[task] = client, priority, needs, again, self.arrivals
