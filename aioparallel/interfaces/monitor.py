@@ -33,7 +33,8 @@ class MonitorClient(Client):
             A handle of a dict: "cluster", "controller", "pid", "epoch", "seconds" (running), "addresses",
             "interfaces", "clients" (how many of each), and "engines": for each "id", "state", "doing" (the label of
             what runs), "seconds" (for how long), "queued", "under_way", "host", "pid", "python", "deaths",
-            "trouble" (what is not as it should be, in words, or None).
+            "trouble" (what is not as it should be, in words, or None), and "reports": by the name of an interface what
+            it tells. That of "task" has "counts", "held" (results), "running", "waiting" and "failed" tasks.
         """
         return self._operate("status")
 
