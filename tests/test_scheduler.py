@@ -445,6 +445,21 @@ def test_what_waits_behind_a_long_one_is_asked_back_by_halves_the_last_first() -
     assert tasks.engine_of("x") == 0
 
 
+def test_each_placement_is_asked_back_once_and_then_forgotten() -> None:
+    tasks = stuck(behind=1)
+    for round_ in range(3):
+        assert tasks.recalls(3.0 * round_) + tasks.recalls(3.0 * round_ + 1.0) == [("0", 0)]
+        assert tasks.recalls(3.0 * round_ + 2.0) == []
+        tasks.task_done("0")
+        tasks.task_done("x", SHORTEST)
+        assert not tasks._engines[0].asked
+        # The same two come to the same engine once more.
+        tasks.engine_paused(1)
+        add(tasks, "x0", SHORT)
+        assert tasks.decide(3.0 * round_ + 2.0) == [("x", 0), ("0", 0)]
+        tasks.engine_resumed(1)
+
+
 def test_nothing_is_asked_back_while_no_engine_is_idle_or_the_engine_answers() -> None:
     tasks = stuck(behind=5, engines=1)
     assert (tasks.recalls(1.0), tasks.wake) == ([], None)
