@@ -61,16 +61,18 @@ class Dispatcher:
         total: How many there have been; the next one's id.
         failures: The last that failed.
         unattended: Those that answer nobody, by id, until they are over.
+        clients: The clients whose calls they answer.
         done: Takes what an engine answers.
     """
 
     def __init__(self, host: Host, policy: Policy | None = None) -> None:
-        self.placing = Placing(host, policy, self._failed)
+        self.placing = Placing(host, policy, self._failed, self._emptied)
         self._scheduler = self.placing.scheduler
         self.ledger: Ledger[Report] = Ledger(host.limits.results, host.limits.result_ttl)
         self.failures: deque[Failure] = deque(maxlen=FAILURES)
         self.total = 0
         self.unattended: dict[int, Task] = {}
+        self.clients: dict[ClientProxy, None] = {}
         # Made once: every task holds it.
         self.done: Callable[[Any, Any], None] = self._done
         self._host = host
@@ -264,6 +266,14 @@ class Dispatcher:
     def _failed(self, task: Task, error: ParallelError) -> None:
         self._over(task, Ended(False, error))
 
+    def _emptied(self) -> None:
+        """There is no task, after there have been many: let go of the memory that they took."""
+        for client in self.clients:
+            if not client.calls:
+                client.calls = {}
+        if not self.unattended:
+            self.unattended = {}
+
     def _over(self, task: Task, ended: Ended) -> None:
         """A task is over, and so are those that can't begin because of that."""
         ends = deque([(task, ended)])
@@ -405,7 +415,7 @@ def _outcome(ended: Ended) -> Outcome:
 
 def _reason(ended: Ended) -> str:
     error = fault_of(ended.result)
-    return "its code raised an exception" if error is None else str(error)
+    return "its code raised an exception" if error is None else str(error)[:1000]
 
 
 def _as_ours(error: ParallelError | OSError) -> ParallelError:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Placing"]
 
+#: So many tasks have waited at once that it is worth something to let go of what they took.
+MANY = 10_000
+
 
 class Placing:
     """Tasks that wait for engines or are at one.
@@ -26,15 +29,24 @@ class Placing:
         host: The controller.
         policy: Which of several free engines takes a task.
         failed: Told of a task that can't be given to any engine, and why; it is none of these any more.
+        emptied: Told that there is none, after there have been many.
 
     Attributes:
         scheduler: Who decides.
     """
 
-    def __init__(self, host: Host, policy: Policy | None, failed: Callable[[Task, ParallelError], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        policy: Policy | None,
+        failed: Callable[[Task, ParallelError], None],
+        emptied: Callable[[], None],
+    ) -> None:
         self.scheduler: Scheduler[Task] = Scheduler(policy)
         self._host = host
         self._failed = failed
+        self._emptied = emptied
+        self._most = 0
         self._loop = asyncio.get_running_loop()
         self._turn = Turn.of_running_loop()
         self._due = False
@@ -80,11 +92,22 @@ class Placing:
         recalled = scheduler.recalls(now)
         if recalled and self._ask_back(recalled):
             self._give(now)
+        waiting = scheduler.waiting
+        if waiting > self._most:
+            self._most = waiting
+        elif self._most > MANY and not waiting and not scheduler.placed:
+            self._trim()
         wake = scheduler.wake
         if wake is not None and (self._waking is None or wake < self._waking.when()):
             if self._waking is not None:
                 self._waking.cancel()
             self._waking = self._loop.call_at(wake, self._wake)
+
+    def _trim(self) -> None:
+        """Let go of the memory that many tasks took: dicts keep their tables when they are emptied."""
+        self._most = 0
+        self.scheduler.trim()
+        self._emptied()
 
     def _wake(self) -> None:
         self._waking = None

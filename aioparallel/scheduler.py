@@ -227,6 +227,10 @@ class Scheduler(Generic[T]):
         """A client is gone: its turns are forgotten. Tasks that wait in its name go on."""
         self._waiting.forget(client)
 
+    def trim(self) -> None:
+        """Let go of memory that tasks took which wait no more."""
+        self._waiting.trim()
+
     def decide(self, now: float) -> list[tuple[T, int]]:
         """Return which waiting tasks go to which engine now; they count as placed.
 

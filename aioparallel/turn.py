@@ -21,7 +21,7 @@ _turns: dict[asyncio.AbstractEventLoop, Turn] = {}
 
 
 class Turn:
-    """What is due at the end of a turn of a loop: mostly that connections write. Get it by `Turn.of_running_loop`."""
+    """What is due at the end of a turn on one loop: mostly to write. Get it with `Turn.of_running_loop`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_soon = loop.call_soon

@@ -167,6 +167,10 @@ class Waiting(Generic[T]):
             if line.tasks:
                 line.book.levels[line.priority].enter(line)
 
+    def trim(self) -> None:
+        """Let go of memory that tasks took which wait no more: a dict keeps its table when it is emptied."""
+        self.where = dict(self.where)
+
     def forget(self, key: Hashable) -> None:
         """A client is gone: no turns are kept for it, but tasks that still wait keep theirs."""
         self.resume(key)

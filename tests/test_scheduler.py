@@ -448,8 +448,7 @@ def test_what_waits_behind_a_long_one_is_asked_back_by_halves_the_last_first() -
 def test_each_placement_is_asked_back_once_and_then_forgotten() -> None:
     tasks = stuck(behind=1)
     for round_ in range(3):
-        tasks.recalls(3.0 * round_)
-        assert tasks.recalls(3.0 * round_ + 1.0) == [("0", 0)]
+        assert tasks.recalls(3.0 * round_) + tasks.recalls(3.0 * round_ + 1.0) == [("0", 0)]
         assert tasks.recalls(3.0 * round_ + 2.0) == []
         tasks.task_done("0")
         tasks.task_done("x", SHORTEST)
