@@ -22,7 +22,7 @@ from aioparallel.errors import __all__ as _errors
 from aioparallel.joint import call_each
 from aioparallel.mapping import Mapping
 from aioparallel.output import Output, Watch
-from aioparallel.pending import PendingResult, PendingTask
+from aioparallel.pending import PendingResult, PendingTask, Values
 from aioparallel.portal import portal
 from aioparallel.progress import Progress
 from aioparallel.receipt import Receipt
@@ -248,17 +248,8 @@ class TaskClient(TaskCalls, Client):
     def _engine_count(self) -> int:
         return len(self._channel.engines)
 
-    def _values_of(self, mapping: Mapping, ordered: bool) -> Iterator[Any]:
-        try:
-            while mapping.pending:
-                pending = mapping.pending[0]
-                if not ordered:
-                    self._portal.wait(mapping.pending)
-                    pending = next(p for p in mapping.pending if p.done())
-                mapping.pending.remove(pending)
-                yield from mapping.settled(pending, pending.result())
-        finally:
-            mapping.cancel()
+    def _values_of(self, mapping: Mapping, ordered: bool) -> Values:
+        return Values(self._portal, mapping, ordered)
 
     def _list_of(self, values: Iterator[Any]) -> list[Any]:
         return list(values)

@@ -12,7 +12,51 @@ from aioparallel.handle import Handle, TaskHandle
 from aioparallel.mapping import Mapping
 from aioparallel.taskcalls import TaskCalls
 
-__all__ = ["TaskClient"]
+__all__ = ["TaskClient", "Values"]
+
+
+class Values:
+    """The values of a `map`, for `async for`. Its end, or that of whoever has it, withdraws what is not done."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, mapping: Mapping, ordered: bool) -> None:
+        self._loop = loop
+        self._mapping = mapping
+        self._ordered = ordered
+        self._ready: deque[Any] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Values of {self._mapping!r}>"
+
+    def __aiter__(self) -> Values:
+        return self
+
+    async def __anext__(self) -> Any:
+        pending = self._mapping.pending
+        try:
+            while not self._ready and pending:
+                if not self._ordered:
+                    await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                handle = pending[0] if self._ordered else next(handle for handle in pending if handle.done())
+                answer = await handle
+                pending.remove(handle)
+                self._ready.extend(self._mapping.settled(handle, answer))
+        except BaseException:
+            await self.aclose()
+            raise
+        if self._ready:
+            return self._ready.popleft()
+        await self.aclose()
+        raise StopAsyncIteration
+
+    def __del__(self) -> None:
+        if self._mapping.pending and not self._loop.is_closed():
+            # Not here: who knows in the middle of what this is.
+            self._loop.call_soon_threadsafe(self._mapping.cancel)
+
+    async def aclose(self) -> None:
+        """Withdraw what is not done. Safe to call twice."""
+        self._ready.clear()
+        self._mapping.cancel()
 
 
 class TaskClient(TaskCalls, Client):
@@ -29,27 +73,8 @@ class TaskClient(TaskCalls, Client):
     def _engine_count(self) -> int:
         return len(self.channel.engines)
 
-    async def _values_of(self, mapping: Mapping, ordered: bool) -> AsyncIterator[Any]:
-        try:
-            while mapping.pending:
-                if ordered:
-                    ready = [mapping.pending.popleft()]
-                else:
-                    done, _ = await asyncio.wait(mapping.pending, return_when=asyncio.FIRST_COMPLETED)
-                    ready = [handle for handle in mapping.pending if handle in done]
-                    for handle in ready:
-                        mapping.pending.remove(handle)
-                while ready:
-                    handle = ready.pop(0)
-                    try:
-                        answer = await handle
-                    except BaseException:
-                        mapping.pending.extend(ready)
-                        raise
-                    for value in mapping.settled(handle, answer):
-                        yield value
-        finally:
-            mapping.cancel()
+    def _values_of(self, mapping: Mapping, ordered: bool) -> Values:
+        return Values(self.channel.loop, mapping, ordered)
 
     def _list_of(self, values: AsyncIterator[Any]) -> asyncio.Task[list[Any]]:
         async def collected() -> list[Any]:
