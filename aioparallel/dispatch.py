@@ -5,44 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aioparallel.errors import DependencyError, EngineLost, InvalidEngineID, OperationError, ParallelError, ResultGone
 from aioparallel.graph import Condition, Graph, Impossible, Outcome, Ready
 from aioparallel.ledger import Ledger
 from aioparallel.placing import Placing
 from aioparallel.policies import Policy
-from aioparallel.taskstate import Ended, Report, Task, Value
+from aioparallel.taskstate import Ended, Failure, Report, Task, Value
 from aioparallel.terms import Terms
-from aioparallel.verdicts import fault_of, judge, never_began, refused_everywhere
+from aioparallel.verdicts import hopeless, judge, never_began, nowhere, reason, refused_everywhere
 from aioparallel.wire import LAST, NO_ENGINE, RESULT_META, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
     from aioparallel.interface import ClientProxy, Host
 
-__all__ = ["Dispatcher", "Failure"]
+__all__ = ["Dispatcher"]
 
 #: How many failures are remembered in detail.
 FAILURES = 100
-
-
-class Failure(NamedTuple):
-    """A task that has failed, for people.
-
-    Attributes:
-        id: Its number.
-        label: What they call it.
-        client: Whose it was, a session.
-        engine: Where it ran last; None if it never did.
-        why: In words, as far as the controller knows.
-    """
-
-    id: int
-    label: str
-    client: str
-    engine: int | None
-    why: str
 
 
 class Dispatcher:
@@ -61,15 +43,18 @@ class Dispatcher:
         total: How many there have been; the next one's id.
         failures: The last that failed.
         unattended: Those that answer nobody, by id, until they are over.
+        clients: The clients whose calls they answer.
         done: Takes what an engine answers.
     """
 
     def __init__(self, host: Host, policy: Policy | None = None) -> None:
-        self.placing = Placing(host, policy, self._failed)
+        self.placing = Placing(host, policy, self._failed, self._emptied)
+        self._scheduler = self.placing.scheduler
         self.ledger: Ledger[Report] = Ledger(host.limits.results, host.limits.result_ttl)
         self.failures: deque[Failure] = deque(maxlen=FAILURES)
         self.total = 0
         self.unattended: dict[int, Task] = {}
+        self.clients: dict[ClientProxy, None] = {}
         # Made once: every task holds it.
         self.done: Callable[[Any, Any], None] = self._done
         self._host = host
@@ -85,12 +70,12 @@ class Dispatcher:
     @property
     def scheduled(self) -> int:
         """How many tasks wait."""
-        return self.placing.scheduler.waiting + len(self._graph)
+        return self._scheduler.waiting + len(self._graph)
 
     @property
     def pending(self) -> int:
         """How many tasks are at engines."""
-        return self.placing.scheduler.placed
+        return self._scheduler.placed
 
     def close(self) -> None:
         """Let no timer go off any more."""
@@ -191,7 +176,7 @@ class Dispatcher:
             task.look_anew()
             allowed = task.needs.engines if task.needs is not None else None
             if allowed is not None and allowed.isdisjoint(self._host.engines):
-                return Ended(False, DependencyError(_nowhere(task, engines)))
+                return nowhere(task, engines)
         # One that was given values had better run soon, for they take room here.
         self.placing.wait(task, again=bool(task.past.values))
         return None
@@ -203,7 +188,7 @@ class Dispatcher:
         engine, task.engine = task.engine, None
         assert engine is not None
         if task.course is None and not task.awaited and isinstance(result, Frame) and result.code == Status.OK:
-            self.placing.scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
+            self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
             task.over = True
             self.ledger.count(task.id, True)
             client = task.owner
@@ -216,15 +201,14 @@ class Dispatcher:
 
     def _judge(self, task: Task, engine: Engine, result: Frame | ParallelError) -> None:
         """Take an answer that needs a closer look."""
-        scheduler = self.placing.scheduler
         struck = True
         if isinstance(result, EngineLost):
             # What it had is answered in the order in which it was sent: only the first can have been running.
-            struck = bool(scheduler.engine_left(engine.id))
+            struck = bool(self._scheduler.engine_left(engine.id))
         seconds = None
         if isinstance(result, Frame) and result.code in (Status.OK, Status.ERROR):
             seconds = RESULT_META.unpack_from(result.body[0])[1]
-        scheduler.task_done(task, seconds)
+        self._scheduler.task_done(task, seconds)
         ended = judge(task, result, engine.id, self._loop.time(), self._host.engines, struck=struck)
         if ended is not None:
             self._over(task, ended)
@@ -237,7 +221,7 @@ class Dispatcher:
     def _give_up(self, task: Task) -> None:
         """The time is over in which an engine had to take a task; one that has it now still may."""
         del self._refused[task]
-        if task.engine is None and self.placing.scheduler.task_removed(task):
+        if task.engine is None and self._scheduler.task_removed(task):
             self._over(task, refused_everywhere(task, self._host.engines))
             self.placing.place()
 
@@ -249,7 +233,7 @@ class Dispatcher:
             return
         if task.engine is None:
             if not self._graph.remove(task):
-                self.placing.scheduler.task_removed(task)
+                self._scheduler.task_removed(task)
         else:
             task.ending = self._loop.time()
             task.engine.end(task)
@@ -263,6 +247,14 @@ class Dispatcher:
 
     def _failed(self, task: Task, error: ParallelError) -> None:
         self._over(task, Ended(False, error))
+
+    def _emptied(self) -> None:
+        """There is no task, after there have been many: let go of the memory that they took."""
+        for client in self.clients:
+            if not client.calls:
+                client.calls = {}
+        if not self.unattended:
+            self.unattended = {}
 
     def _over(self, task: Task, ended: Ended) -> None:
         """A task is over, and so are those that can't begin because of that."""
@@ -289,7 +281,7 @@ class Dispatcher:
         self.ledger.count(task.id, ended.ok)
         if not ended.ok:
             where = _outcome(ended).engine
-            self.failures.append(Failure(task.id, task.name, task.owner.session, where, _reason(ended)))
+            self.failures.append(Failure(task.id, task.name, task.owner.session, where, reason(ended)))
         if task.client is not None:
             task.client.calls.pop(task.number, None)
             ended.tell(task.client, task.number)
@@ -351,14 +343,7 @@ class Dispatcher:
             ok = outcome is not None and outcome.ok
         else:
             ok, title = ended is not None and ended.ok, parent.title
-        if verdict.engines:
-            where = ", ".join(map(str, verdict.engines))
-            text = f"{task.title} can't run: it follows tasks that ran on several engines: {where}"
-        elif ok:
-            text = f"{task.title} can't run: {title} was to fail before, and has succeeded"
-        else:
-            text = f"{task.title} can't run: {title}, on which it depends, has failed"
-        return Ended(False, DependencyError(text), cause=None if ok or ended is None else ended.root)
+        return hopeless(task, title, ok=ok, engines=verdict.engines, cause=ended)
 
     # Who asks
 
@@ -384,7 +369,7 @@ class Dispatcher:
             others = f" and {parents[1].title}" if len(parents) == 2 else others
             clause = f"it waits for {parents[0].title}{others}"
         else:
-            clause = self.placing.scheduler.why(task)
+            clause = self._scheduler.why(task)
         refusals = task.course.refusals if task.course is not None else {}
         refused = f" (refused by {', '.join(map(str, refusals))})" if refusals else ""
         return f"{task.title}: {clause}{refused}"
@@ -403,15 +388,5 @@ def _outcome(ended: Ended) -> Outcome:
     return Outcome(ended.ok, None if ended.engine == NO_ENGINE else ended.engine)
 
 
-def _reason(ended: Ended) -> str:
-    error = fault_of(ended.result)
-    return "its code raised an exception" if error is None else str(error)
-
-
 def _as_ours(error: ParallelError | OSError) -> ParallelError:
     return error if isinstance(error, ParallelError) else OperationError(f"a value can't be passed on: {error}")
-
-
-def _nowhere(task: Task, engines: frozenset[int]) -> str:
-    where = ", ".join(map(str, sorted(engines)))
-    return f"{task.title} can't run: it follows tasks that ran on {where}, which are gone or not where it may run"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import random
 from typing import Any
 
 import pytest
 from model import ModelHost, settle
-from rawtasks import argument, check, of, raw_tasks
+from rawtasks import argument, check, of, raw_tasks, value_in
 
+from aioparallel import placing
 from aioparallel.errors import (
     DependencyError,
     EngineLost,
@@ -20,6 +23,8 @@ from aioparallel.errors import (
     TaskRejectError,
     TaskTimeout,
 )
+from aioparallel.serialize import pack
+from aioparallel.wire import Kind, encode
 
 
 def double(x: Any) -> Any:
@@ -147,6 +152,100 @@ def test_a_diamond_of_a_thousand():
         assert raw.tc is not None
 
     run(story, 3)
+
+
+class Heard:
+    """What settles a call, if an asyncio future (in debug mode) is too much."""
+
+    answers: Any = None
+    value: Any = None
+
+    def set_result(self, value: Any) -> None:
+        self.value = value
+
+
+def test_a_diamond_of_ten_thousand_and_a_long_chain():
+    async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
+        buffers = pack(("apply", abs, (-1,), {}))
+
+        def submit(parents: list[int]) -> tuple[int, Heard]:
+            header = json.dumps({"after": {"of": [{"call": number} for number in parents]}}).encode()
+            heard = Heard()
+            answers = lambda frames: [value_in(frame) for frame in frames]  # noqa: E731
+            return raw.channel.call("submit_with", heard, answers, header=header, buffers=buffers), heard
+
+        number, top = submit([])
+        middle = [submit([number]) for _ in range(10_000)]
+        _, bottom = submit([number for number, _ in middle])
+        chain = [(number, top)]
+        for _ in range(1000):
+            chain.append(submit([chain[-1][0]]))
+        await settle()
+        assert tasks.scheduled == 11_001
+        raw.channel._departures.post(encode(Kind.CANCEL, number))
+        async with asyncio.timeout(30):
+            while bottom.value is None or chain[-1][1].value is None:
+                await settle()
+        values = [heard.value for _, heard in (*middle, *chain[1:])] + [bottom.value]
+        assert {tuple(map(type, value)) for value in values} == {(DependencyError, TaskAborted)}
+
+    run(story, 1, eager=False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_child_of_a_random_graph_of_three_hundred_starts_before_its_parents_are_done(seed: int):
+    source = random.Random(seed)
+
+    async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
+        host.seconds = 0.0005
+        calls: list[Any] = []
+        parents: list[list[int]] = []
+        for number in range(300):
+            chosen = sorted(source.sample(range(number), min(number, source.randrange(5))))
+            parents.append(chosen)
+            kind = {"arguments": of(*(calls[p] for p in chosen))["of"]} if number % 2 else {}
+            kind |= {} if number % 2 else {"after": of(*(calls[p] for p in chosen))}
+            values = [argument(place) for place in range(len(chosen))] if number % 2 else []
+            calls.append(raw.submit(add, number, *values, label=str(number), **kind))
+        done: set[int] = set()
+        for number, call in enumerate(calls):
+            call.add_done_callback(lambda _, number=number: done.add(number))
+        await settle()
+        while host.waiting:
+            labels = [int(c.label) for engine in raw.controller.engines.values() for c in engine._under_way.values()]
+            for number in labels:
+                assert done.issuperset(parents[number])
+            for _ in range(source.randrange(1, 4)):
+                if host.waiting:
+                    host.step(source.randrange(len(host.waiting)))
+            await settle()
+            check(tasks)
+        values = []
+        for number, call in enumerate(calls):
+            values.append(number + (sum(values[p] for p in parents[number]) if number % 2 else 0))
+            assert await call == [values[number]]
+
+    run(story, 3, eager=False)
+
+
+def test_the_memory_of_many_tasks_is_let_go_of(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(placing, "MANY", 100)
+
+    async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
+        host.seconds = 1e-6
+        (proxy,) = tasks.clients
+        calls = proxy.calls
+        many = [raw.submit(abs, -1, operation="submit") for _ in range(110)]
+        await settle()
+        assert len(proxy.calls) == 110
+        host.eager = True
+        while host.waiting:
+            host.step()
+        await asyncio.gather(*many)
+        await raw.submit(abs, -1)
+        assert proxy.calls is not calls
+
+    run(story, 1, eager=False)
 
 
 def test_a_parent_that_is_cancelled_fails_its_children():
