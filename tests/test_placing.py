@@ -10,6 +10,7 @@ import uvloop
 from model import model_cluster
 
 import aioparallel
+from aioparallel.interfaces.task import TaskInterface
 from aioparallel.scheduler import Scheduler
 
 
@@ -19,8 +20,11 @@ def test_a_moment_that_is_over_by_now_is_taken_for_now(run: Any, monkeypatch: py
     monkeypatch.setattr(Scheduler, "wake", property(lambda scheduler: 0.001))
 
     async def main() -> None:
-        async with model_cluster(2) as (controller, _):
+        interface = TaskInterface()
+        async with model_cluster(2, task=interface) as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task")) as tc:
+                for _ in range(2):
+                    interface._tasks.placing._place()
                 assert await asyncio.gather(*(tc.submit(abs, -i) for i in range(50))) == list(range(50))
 
     run(main())
