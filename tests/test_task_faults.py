@@ -68,8 +68,8 @@ def test_what_is_refused_everywhere_says_so(tc: Any):
 
         raise TaskRejectError("not here")
 
-    with pytest.raises(DependencyError, match=r"engines .* refused it") as caught:
-        tc.options(depend_timeout=0.2).submit(no).result(30)
+    with pytest.raises(DependencyError, match=r"engines? .* refused it") as caught:
+        tc.options(depend_timeout=1.0).submit(no).result(30)
     assert isinstance(caught.value.__cause__, TaskRejectError)
 
 
