@@ -1,0 +1,110 @@
+"""Whether everything that keeps work is as empty as before there was any."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+__all__ = ["KEPT", "Plateau"]
+
+#: What may be remembered when the work is over: all of it is bounded.
+KEPT = frozenset(
+    {
+        "Channel._codes",
+        "Channel.engines",
+        "Deaths._times",
+        "Engine.properties",
+        "EngineHost._engines",
+        "LeastLoaded._heap",
+        "LeastLoaded._seconds",
+        "Roster._free",
+        "Seat._forgotten",
+    }
+)
+#: Numbers that count work: nothing when there is none.
+COUNTS = frozenset({"ClientProxy._held", "Connection._lent_size", "FifoQueue._live", "Outbox.size", "_Engine.load"})
+#: Of these a sum may be left that is nothing but rounding.
+ROUNDING = 1e-9
+
+
+class Plateau:
+    """Compares the tables of objects with what they were.
+
+    A table is an attribute of an object of ours that is a dict, list, set or deque; it is named by class and attribute.
+    One that was empty at the beginning has to be so again.
+    """
+
+    def __init__(self) -> None:
+        self._before: Counter[str] = Counter()
+        self._timers: set[str] = set()
+
+    def __repr__(self) -> str:
+        return f"<Plateau of {len(self._before)} tables>"
+
+    def begin(self, roots: Iterable[object]) -> None:
+        """Take note of how things are before there is work."""
+        self._before.clear()
+        for name, table, _ in _tables(roots):
+            self._before[name] += 0 if name in COUNTS else len(table)
+
+    def left(self, roots: Iterable[object], timers: Iterable[asyncio.TimerHandle]) -> list[str]:
+        """Return what was not there at the beginning, in words, sorted."""
+        left = []
+        for name, table, owner in _tables(roots):
+            if name in COUNTS and abs(table) > ROUNDING:
+                left.append(f"{name} is {table} of {owner!r}")
+            elif name not in COUNTS and name not in KEPT and len(table) and not self._before[name]:
+                left.append(f"{name} of {owner!r} has {len(table)}: {_some(table)}")
+        return sorted(left)
+
+
+def _some(table: Any) -> str:
+    items = list(table.items() if isinstance(table, Mapping) else table)
+    return ", ".join(map(repr, items[:3]))[:300]
+
+
+def _tables(roots: Iterable[object]) -> Iterator[tuple[str, Any, object]]:
+    """Yield all tables, and counts, that can be reached: name, table and owner."""
+    waiting = deque(roots)
+    seen: set[int] = set()
+    while waiting:
+        owner = waiting.popleft()
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        for attribute, value in _attributes(owner):
+            name = f"{type(owner).__name__}.{attribute}"
+            if isinstance(value, dict | list | set | deque):
+                yield name, value, owner
+                for part in _parts(value):
+                    if _is_ours(part):
+                        waiting.append(part)
+            elif name in COUNTS:
+                yield name, value, owner
+            elif _is_ours(value):
+                waiting.append(value)
+
+
+def _parts(value: Any) -> Iterator[object]:
+    """Yield what is in a table, and in the tables in it."""
+    for part in [*value.keys(), *value.values()] if isinstance(value, dict) else value:
+        if isinstance(part, dict | list | set | deque | tuple):
+            yield from _parts(part)
+        else:
+            yield part
+
+
+def _is_ours(value: object) -> bool:
+    module = type(value).__module__
+    return module.startswith("aioparallel.") and not module.startswith("aioparallel.testing")
+
+
+def _attributes(owner: object) -> Iterator[tuple[str, object]]:
+    yield from vars(owner).items() if hasattr(owner, "__dict__") else ()
+    for kind in type(owner).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(owner, name):
+                yield name, getattr(owner, name)

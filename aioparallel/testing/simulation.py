@@ -1,0 +1,405 @@
+"""A cluster in one process and in virtual time: the real code of everything but kernels, and what befalls it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import signal as signals
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from aioparallel import plugins
+from aioparallel.cluster import Connecting
+from aioparallel.controller import Controller
+from aioparallel.engine import EngineHost
+from aioparallel.errors import ConfigurationError
+from aioparallel.events import Event
+from aioparallel.face import Client
+from aioparallel.interface import Interface
+from aioparallel.limits import Limits
+from aioparallel.testing.links import Link
+from aioparallel.testing.luck import Luck
+from aioparallel.testing.model import ModelKernel
+from aioparallel.testing.plateau import Plateau
+from aioparallel.testing.storm import Storm
+from aioparallel.testing.trace import Trace
+from aioparallel.testing.witness import Witness
+from aioparallel.transports.memory import MemoryEnd, intercept
+
+if TYPE_CHECKING:
+    from aioparallel.testing.clock import VirtualLoop
+
+__all__ = ["Party", "SimulatedHost", "Simulation"]
+
+ADDRESS = "memory://simulation"
+#: Seconds that the start of a kernel takes, at least and at most.
+BOOT = 0.05, 0.3
+#: Seconds after which what is left of the work is a leak, and between two looks.
+QUIET, LOOK = 120.0, 0.5
+
+#: For whom a connection is opened at the moment.
+_dialling: contextvars.ContextVar[str] = contextvars.ContextVar("dialling")
+
+
+class SimulatedHost:
+    """An engine host of a simulation.
+
+    Attributes:
+        name: What it is called in the trace.
+        host: The real `EngineHost`.
+    """
+
+    def __init__(self, name: str, host: EngineHost, kernels: list[ModelKernel]) -> None:
+        self.name = name
+        self.host = host
+        self._kernels = kernels
+
+    def __repr__(self) -> str:
+        return f"<SimulatedHost {self.name!r} of engines {self.engine_ids}>"
+
+    @property
+    def engine_ids(self) -> list[int]:
+        """The ids of its engines, ascending."""
+        return self.host.engine_ids
+
+    @property
+    def kernels(self) -> list[ModelKernel]:
+        """Its kernels that live."""
+        self._kernels[:] = [kernel for kernel in self._kernels if kernel.alive]
+        return list(self._kernels)
+
+
+#: Whom a fault can hit by its connection.
+Party: TypeAlias = "SimulatedHost | Client"
+
+
+class Simulation:
+    """A controller, engine hosts and clients: the real ones, on a `VirtualLoop`, over the memory transport.
+
+    `simulate` and `explore` make one and hand it to a scenario. It has the methods of a `Cluster` that give clients
+    and engines, so a program that takes a cluster takes a simulation, too; and it has faults.
+
+    What is promised about failures is checked all the time (`Witness`), and at the end that nothing is left over.
+
+    Args:
+        seed: Decides all that is random.
+        hosts: How many engine hosts there are at first.
+        engines: How many engines each has.
+        latency: How long what is sent takes at most, seconds; each time another part of it.
+        limits: The bounds; nothing is ever in shared memory.
+        interfaces: What the controller hosts: names, or interfaces.
+
+    Attributes:
+        random: Random numbers for the scenario's own choices.
+        controller: The real `Controller`.
+        hosts: The engine hosts that are there.
+        trace: What has happened.
+        violations: The promises that were broken, in words.
+
+    Raises:
+        ConfigurationError: An argument that can't be used.
+    """
+
+    controller: Controller
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        hosts: int = 2,
+        engines: int = 2,
+        latency: float = 0.002,
+        limits: Limits | None = None,
+        interfaces: Sequence[str | Interface] = ("multiengine", "task", "monitor"),
+    ) -> None:
+        if hosts < 0 or engines < 1 or latency < 0:
+            raise ConfigurationError(f"{hosts} hosts of {engines} engines, a latency of {latency} s: can't be simulated")
+        self.limits = limits or Limits(share=0)
+        if self.limits.share:
+            raise ConfigurationError("a simulation has no shared memory: its Limits have share=0")
+        self.hosts: list[SimulatedHost] = []
+        self.violations: list[str] = []
+        self._loop: VirtualLoop = asyncio.get_running_loop()  # type: ignore[assignment]
+        self._luck = Luck(seed)
+        self.random: Random = self._luck.stream("scenario")
+        self.trace = Trace(self._loop.time)
+        self._witness = Witness(self.limits, self.trace.add, self._accuse)
+        self._first = hosts, engines
+        self._latency = latency
+        self._interfaces = interfaces
+        self._boots = self._luck.stream("boots")
+        self._links: dict[str, Link] = {}
+        self._clients: list[tuple[str, Client]] = []
+        self._numbers = {kind: itertools.count() for kind in ("host", "client", "pid")}
+        self._source = self._luck.source("clients", self._loop.time)
+        self._plateau = Plateau()
+
+    def __repr__(self) -> str:
+        return f"<Simulation of seed {self._luck.seed} at {self._loop.time():.3f} s, {self.hosts}>"
+
+    # Its beginning and its end
+
+    async def __aenter__(self) -> Self:
+        self.controller = Controller(source=self._luck.source("controller", self._loop.time), limits=self.limits)
+        self.controller.monitor.listen(self._happened)
+        await self.controller.listen(ADDRESS)
+        intercept(ADDRESS, self._met)
+        for interface in self._interfaces:
+            await self.controller.add(interface)
+        hosts, engines = self._first
+        for _ in range(hosts):
+            await self.add_host(engines)
+        self._plateau.begin(self._roots())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            await self._calm_down()
+        for _, client in self._clients:
+            await client.aclose()
+        for host in tuple(self.hosts):
+            await host.host.aclose()
+        await self.controller.aclose()
+
+    async def _calm_down(self) -> None:
+        """Wait until all that was begun is over, and see that nothing is left of it."""
+        end = self._loop.time() + QUIET
+        while left := self._left_over():
+            if self._loop.time() >= end:
+                for one in left:
+                    self._accuse(f"{QUIET:g} s after the end of the scenario there is still: {one}")
+                break
+            await asyncio.sleep(LOOK)
+
+    def _left_over(self) -> list[str]:
+        left = [f"no answer to {call}" for call in self._witness.unanswered()]
+        left += [f"no answer to {command}" for command in self._witness.leased()]
+        return left or self._plateau.left(self._roots(), self._loop.timers)
+
+    def _roots(self) -> Iterable[object]:
+        return [self.controller, *(host.host for host in self.hosts), *(client for _, client in self._clients)]
+
+    # What a cluster has
+
+    @property
+    def engines(self) -> list[int]:
+        """The ids of the engines that the controller has, ascending."""
+        return list(self.controller.engines)
+
+    async def add_host(self, engines: int = 1) -> SimulatedHost:
+        """Start one more engine host; return it when its engines have joined."""
+        name = f"host {next(self._numbers['host'])}"
+        kernels: list[ModelKernel] = []
+
+        def make_kernel(on_frames: Any, on_exit: Any) -> ModelKernel:
+            kernel = ModelKernel(on_frames, on_exit, self)
+            kernels.append(kernel)
+            return kernel
+
+        capability = self.controller.capability("engine", addresses=(ADDRESS,))
+        source = self._luck.source(name, self._loop.time)
+        real = EngineHost(capability, n=engines, source=source, limits=self.limits, make_kernel=make_kernel)
+        host = SimulatedHost(name, real, kernels)
+        self.hosts.append(host)
+        with self._dials(name):
+            await real.start()
+        ended = asyncio.ensure_future(real.wait_closed())
+        ended.add_done_callback(lambda done: self._host_ended(host, done))
+        await real.wait_ready()
+        return host
+
+    async def add_engines(self, n: int) -> list[int]:
+        """Start `n` more engines, on a host of their own; return their ids when they have joined."""
+        return (await self.add_host(n)).engine_ids
+
+    async def wait_for_engines(self, n: int, timeout: float | None = 60.0) -> None:
+        """Wait until the controller has at least `n` engines.
+
+        Raises:
+            TimeoutError: It does not after `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout):
+            while len(self.engines) < n:  # noqa: ASYNC110  (time is not spent here)
+                await asyncio.sleep(0.01)
+
+    def client(self, interface: str) -> Connecting:
+        """Return a client of an interface, on its way: await it, or use it in `async with`."""
+        return Connecting(self._connect(interface))
+
+    def multiengine(self) -> Connecting:
+        """Return a MultiEngineClient on its way; see `client`."""
+        return self.client("multiengine")
+
+    def task(self) -> Connecting:
+        """Return a TaskClient on its way; see `client`."""
+        return self.client("task")
+
+    async def _connect(self, interface: str) -> Client:
+        kind = plugins.load(plugins.INTERFACES, interface, Interface).client
+        name = f"client {next(self._numbers['client'])}"
+        with self._dials(name):
+            capability = self.controller.capability(interface, addresses=(ADDRESS,))
+            client: Client = await kind.connect(capability, source=self._source, limits=self.limits)
+        self._clients = [(n, kept) for n, kept in self._clients if kept.channel.is_open]
+        self._clients.append((name, client))
+        return client
+
+    # Faults
+
+    def kill_kernel(self, engine: int, signal: int = signals.SIGKILL) -> bool:
+        """Have the kernel of an engine end by a signal; return whether it had one."""
+        for host in self.hosts:
+            for kernel in host.kernels:
+                if kernel.engine == engine:
+                    self.trace.add("fault", "the kernel of engine {0} is killed", engine)
+                    kernel.die(signal)
+                    return True
+        return False
+
+    def kill_host(self, host: SimulatedHost) -> None:
+        """Have an engine host end at once, with its kernels and without a word."""
+        self.trace.add("fault", "{0} is killed", host.name)
+        for kernel in host.kernels:
+            kernel.vanish()
+        self._links[host.name].cut()
+
+    def cut(self, party: Party) -> None:
+        """Cut somebody's connection, which both ends see; what is on its way is lost."""
+        name, link = self._link(party)
+        self.trace.add("fault", "the connection of {0} is cut", name)
+        link.cut()
+
+    @contextlib.contextmanager
+    def black_hole(self, party: Party) -> Iterator[None]:
+        """Let nothing through between somebody and the controller, which neither sees; after the `with` it arrives.
+
+        An engine host is given up after `Limits.dead` seconds of silence.
+        """
+        with self._fault(party, "is in a black hole") as link, link.black_hole():
+            yield
+
+    @contextlib.contextmanager
+    def slowed(self, party: Party, seconds: float = 0.0, *, rate: float = 0.0) -> Iterator[None]:
+        """Let all that somebody sends and is sent take longer.
+
+        Args:
+            party: Whose connection.
+            seconds: By so much …
+            rate: … and at so many bytes a second; 0: no bound.
+        """
+        with self._fault(party, f"has a slow connection ({seconds:g} s, {rate:g} B/s)") as link:
+            with link.slowed(seconds, rate):
+                yield
+
+    @contextlib.contextmanager
+    def stopped_reading(self, party: Party) -> Iterator[None]:
+        """Have somebody read nothing from the controller."""
+        with self._fault(party, "reads nothing") as link, link.not_read():
+            yield
+
+    def repeat_answer(self, host: SimulatedHost) -> bool:
+        """Have the controller get a host's last answer again, as of one that lost track; return whether there was one."""
+        name, link = self._link(host)
+        data = self._witness.echo(name) if link.is_open else None
+        if data is None:
+            return False
+        self.trace.add("fault", "the last answer of {0} comes twice", name)
+        link.send_up(data)
+        return True
+
+    def storm(self, *, every: float = 1.0, kinds: Sequence[str] | None = None) -> Storm:
+        """Return faults at random moments, for an `async with`.
+
+        Args:
+            every: Seconds between two, on average.
+            kinds: Which: "kernel", "host", "cut", "black hole", "slow", "not reading", "late", "echo"; None: all.
+
+        Raises:
+            ConfigurationError: There is no such kind.
+        """
+        return Storm(self, self._luck.stream("storm"), every=every, kinds=kinds)
+
+    # Inside
+
+    @contextlib.contextmanager
+    def _fault(self, party: Party, what: str) -> Iterator[Link]:
+        name, link = self._link(party)
+        self.trace.add("fault", "{0} {1}", name, what)
+        try:
+            yield link
+        finally:
+            self.trace.add("fault", "… {0} no longer {1}", name, what)
+
+    def _link(self, party: Party) -> tuple[str, Link]:
+        """Return whose connection it is, and the connection.
+
+        Raises:
+            ConfigurationError: Nobody of this simulation.
+        """
+        for name, link in self._links.items():
+            if isinstance(party, SimulatedHost) and name == party.name:
+                return name, link
+            if any(name == known and client is party for known, client in self._clients):
+                return name, link
+        raise ConfigurationError(f"{party!r} is neither a host nor a client of this simulation")
+
+    @contextlib.contextmanager
+    def _dials(self, name: str) -> Iterator[None]:
+        token = _dialling.set(name)
+        try:
+            yield
+        finally:
+            _dialling.reset(token)
+
+    def _met(self, near: MemoryEnd, far: MemoryEnd) -> None:
+        """Somebody dials: get between the two ends."""
+        name = _dialling.get()
+        delays = self._luck.stream(f"delays of {name}")
+        heard = self._witness.listen(name, lambda: not far.is_closing())
+
+        def tap(direction: str, data: memoryview) -> None:
+            self.trace.sent(data)
+            heard(direction, data)
+
+        # Most things are quick, some are not: that is what changes their order.
+        self._links[name] = Link(near, far, lambda: self._latency * delays.random() ** 4, tap)
+
+    def _host_ended(self, host: SimulatedHost, ended: asyncio.Future[None]) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        self.trace.add(host.name, "has ended: {0}", error or "in good order")
+        self.hosts.remove(host)
+
+    def _happened(self, event: Event) -> None:
+        self.trace.add("controller", "{0}", event)
+
+    def _accuse(self, text: str) -> None:
+        self.trace.add("VIOLATION", "{0}", text)
+        self.violations.append(text)
+
+    # What model kernels ask (Stage)
+
+    def new_pid(self) -> int:
+        """Return a number that no other kernel has."""
+        return 1000 + next(self._numbers["pid"])
+
+    def boot_time(self) -> float:
+        """Return how long the start of a kernel takes, seconds."""
+        return self._boots.uniform(*BOOT)
+
+    def wall(self) -> float:
+        """Return the wall clock."""
+        return self._source.wall()
+
+    def kernel_event(self, kernel: ModelKernel, what: str) -> None:
+        """Take note of what happens to a kernel."""
+        self.trace.add(f"kernel {kernel.engine}", what)
+
+    def kernel_ended(self, kernel: ModelKernel) -> None:
+        """Take note of what a kernel ended in."""
+        self._witness.kernel_ended(kernel.running)
