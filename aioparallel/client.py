@@ -10,20 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from aioparallel.calls import MultiEngineCalls, View
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
-from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.joint import call_each
+from aioparallel.mapping import Mapping
 from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
 from aioparallel.reference import Reference
 from aioparallel.reply import CallInfo, Unread
+from aioparallel.taskcalls import TaskCalls
+from aioparallel.views import OnJoin, View
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
@@ -156,6 +158,7 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     interface: ClassVar[str] = "multiengine"
     _view = View
+    _on_join = OnJoin
 
     @property
     def channel(self) -> Channel:  # type: ignore[override]

@@ -15,12 +15,13 @@ from aioparallel import plugins, transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
-from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
+from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Gate, Listener, Slot
@@ -75,6 +76,8 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_kernel_lost=self._kernel_lost,
+            on_properties=self._properties_changed,
         )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
@@ -368,6 +371,14 @@ class Controller:
     def _kernel_started(self, engine: Engine) -> None:
         for interface in self._interfaces.values():
             interface.kernel_started(engine)
+
+    def _kernel_lost(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_lost(engine)
+
+    def _properties_changed(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.properties_changed(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

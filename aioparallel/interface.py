@@ -138,6 +138,15 @@ class Interface:
         Of an engine that joins every interface is told so before `engine_joined` of any.
         """
 
+    def kernel_lost(self, engine: Engine) -> None:
+        """An engine has no kernel for now: it died, restarts or is broken. What it had is about to be answered.
+
+        A kernel that dies and is broken then is told of twice.
+        """
+
+    def properties_changed(self, engine: Engine) -> None:
+        """What is noted about an engine (`engine.properties`) is something else now."""
+
     def engine_joined(self, engine: Engine) -> None:
         """An engine is ready."""
 

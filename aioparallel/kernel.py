@@ -26,6 +26,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import FrameType
 from typing import Any
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import MessageTooLarge
 from aioparallel.memory import AVAILABLE, Pool, Segment, span
 from aioparallel.namespace import Namespace
@@ -39,7 +40,6 @@ from aioparallel.wire import (
     SHARED,
     Buffer,
     Bulk,
-    Decoder,
     Frame,
     KernelCall,
     Kind,

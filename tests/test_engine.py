@@ -21,24 +21,13 @@ import uvloop
 from pieces import flat
 
 from aioparallel.capability import Capability, Secret
+from aioparallel.decoder import Decoder
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost, ControllerGone, NoClusterError
 from aioparallel.kernels import KernelOptions
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.source import SYSTEM
-from aioparallel.wire import (
-    NO_ENGINE,
-    RESULT_META,
-    Decoder,
-    EngineCall,
-    Frame,
-    HostCall,
-    Kind,
-    Limits,
-    Sendable,
-    Status,
-    encode,
-)
+from aioparallel.wire import NO_ENGINE, RESULT_META, EngineCall, Frame, HostCall, Kind, Limits, Sendable, Status, encode
 
 NOWHERE = Capability(
     id="00",

@@ -31,8 +31,20 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {"errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues", "rebinding"}
-SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire"}
+SANS_IO = {
+    "decoder",
+    "errors",
+    "events",
+    "history",
+    "namespace",
+    "order",
+    "outbox",
+    "partition",
+    "proof",
+    "queues",
+    "rebinding",
+}
+SANS_IO |= {"graph", "handshake", "ledger", "reference", "scheduler", "session", "stream", "terms", "wire"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -263,14 +275,26 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
     assert of_ours(names) <= KERNEL, sorted(of_ours(names) - KERNEL)
 
 
-KERNEL = {"capture", "errors", "history", "kernel", "limits", "memory", "namespace", "native", "outlet", "rebinding"}
+KERNEL = {
+    "capture",
+    "decoder",
+    "errors",
+    "history",
+    "kernel",
+    "limits",
+    "memory",
+    "namespace",
+    "native",
+    "outlet",
+    "rebinding",
+}
 KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])
 def test_a_client_loads_neither_controller_nor_engines(source: str) -> None:
     names = loaded(source)
-    assert not of_ours(names) & {"controller", "engine", "engines", "kernel", "namespace"}
+    assert not of_ours(names) & {"controller", "engine", "engines", "kernel", "namespace", "roster"}
     assert not names & {"cryptography", "trustme"}
 
 
@@ -283,7 +307,13 @@ def test_the_package_itself_loads_nothing() -> None:
 @pytest.mark.parametrize("module", ["engine", "cli.engine"])
 def test_an_engine_never_loads_trustme(module: str) -> None:
     names = loaded(f"import aioparallel.{module}")
-    assert not names & {"trustme", "cryptography", "aioparallel.controller", "aioparallel.engines"}
+    assert not names & {
+        "trustme",
+        "cryptography",
+        "aioparallel.controller",
+        "aioparallel.engines",
+        "aioparallel.roster",
+    }
 
 
 def entry_points() -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from pieces import flat
 
+from aioparallel.decoder import Decoder
 from aioparallel.kernels import Kernel
 from aioparallel.seat import Deaths, Seat
-from aioparallel.wire import OUTPUT_META, Decoder, Frame, KernelCall, Kind, Limits, News, Sendable, Status, encode
+from aioparallel.wire import OUTPUT_META, Frame, KernelCall, Kind, Limits, News, Sendable, Status, encode
 
 
 def _frames(pieces: Iterable[Sendable]) -> list[Frame]:
