@@ -15,7 +15,8 @@ from aioparallel.errors import OperationError
 from aioparallel.kernels import Kernel
 from aioparallel.limits import Limits
 from aioparallel.namespace import Namespace
-from aioparallel.wire import RESULT_META, Bulk, Decoder, Frame, KernelCall, Kind, Sendable, Status, encode
+from aioparallel.decoder import Decoder
+from aioparallel.wire import RESULT_META, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
 
 __all__ = ["ModelKernel", "Stage", "Survives", "crash", "work"]
 

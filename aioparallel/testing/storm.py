@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from random import Random
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from aioparallel.errors import ConfigurationError
+from aioparallel.errors import ConfigurationError, ParallelError
 
 __all__ = ["FAULTS", "Exposed", "Storm"]
 
@@ -115,7 +116,7 @@ class Storm:
         while True:
             await asyncio.sleep(self._random.expovariate(1 / self._every))
             for _ in range(self._least - len(self._simulation.hosts)):
-                await self._simulation.add_host(self._random.randint(1, 2))
+                await self._join(self._random.randint(1, 2))
             FAULTS[self._random.choice(self._kinds)](self)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -159,10 +160,11 @@ class Storm:
 
     def _late(self) -> None:
         if len(self._simulation.hosts) < self._least + 2:
-            self._begin(self._join())
+            self._begin(self._join(1))
 
-    async def _join(self) -> None:
-        await self._simulation.add_host(1)
+    async def _join(self, engines: int) -> None:
+        with contextlib.suppress(ParallelError):  # something may befall it while it starts
+            await self._simulation.add_host(engines)
 
     def _echo(self) -> None:
         host = self._one_of(self._simulation.hosts)

@@ -21,7 +21,8 @@ from typing import Any
 from aioparallel.errors import ProtocolError
 from aioparallel.limits import Limits
 from aioparallel.proof import Splitter
-from aioparallel.wire import LAST, STORED, TRIED, Decoder, EngineCall, Frame, HostCall, Kind, News, Status
+from aioparallel.decoder import Decoder
+from aioparallel.wire import LAST, STORED, TRIED, EngineCall, Frame, HostCall, Kind, News, Status
 
 __all__ = ["Witness"]
 
@@ -100,7 +101,7 @@ class _Conversation:
         self.asked: set[int] = set()
         #: The last answer of a host, and the commands that it is made to answer twice.
         self.last: Frame | None = None
-        self.echoes: set[int] = set()
+        self.echoes: list[int] = []
 
     @property
     def interface(self) -> str:
@@ -186,7 +187,7 @@ class Witness:
         """Return the bytes of a host's last answer, and expect them once more."""
         for host in reversed(self._conversations):
             if host.name == name and host.last is not None and not host.last.is_large:
-                host.echoes.add(host.last.id)
+                host.echoes.append(host.last.id)
                 last = host.last
                 return b"".join(last.forward(Kind.RESULT, last.id, code=last.code, engine=last.engine))  # type: ignore[arg-type]
         return None
@@ -296,7 +297,7 @@ class Witness:
                 self._answered(lease, frame)
                 host.last = frame
             elif frame.id in host.echoes:
-                host.echoes.discard(frame.id)
+                host.echoes.remove(frame.id)
             elif frame.id in host.asked:
                 host.asked.discard(frame.id)
             else:
