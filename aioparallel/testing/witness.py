@@ -26,6 +26,8 @@ from aioparallel.wire import LAST, STORED, TRIED, EngineCall, Frame, HostCall, K
 
 __all__ = ["Witness"]
 
+#: How many deaths a task must have caused to be given up, and as what it is given up.
+STRIKES, POISONED = 3, ("EngineDied", "EngineLost", "TaskPoisoned")
 #: Operations whose payload becomes a command, by interface.
 WORK = {"task": ("submit", "submit_with", "run"), "multiengine": ("submit", "set_up")}
 
@@ -238,12 +240,12 @@ class Witness:
                 self._accuse(f"{call.name} was answered with what no engine gave for it")
             if last and call.interface == "task":
                 call.done = True
-                self._count_tries(call, code, tried)
+                self._count_tries(call, frame, code, tried)
         if last:
             del client.calls[frame.id]
             client.cancelled.discard(frame.id)
 
-    def _count_tries(self, work: _Work, code: int, tried: int) -> None:
+    def _count_tries(self, work: _Work, frame: Frame, code: int, tried: int) -> None:
         """Compare how often a task is said to have been tried with how often it was."""
         if work.alike:
             return
@@ -251,6 +253,8 @@ class Witness:
         failures = sum(lease.answered == "ERROR" for lease in work.leases)
         lost = sum(not lease.answered and not lease.ear.is_open() for lease in work.leases)
         most = deaths + failures + lost - (code != Status.OK)
+        if code == Status.FAULT and frame.json().get("error") in POISONED and not work.once and deaths + lost < STRIKES:
+            self._accuse(f"{work.name} was given up after {deaths} deaths of kernels and {lost} of hosts that ran it")
         if code in (Status.OK, Status.ERROR) and not deaths + failures - (code != Status.OK) <= tried <= most:
             self._accuse(
                 f"{work.name} is said to have been tried {tried} times before; kernels died of it {deaths} times, it "
