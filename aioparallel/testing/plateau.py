@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -79,11 +80,11 @@ def _tables(roots: Iterable[object]) -> Iterator[tuple[str, Any, object]]:
             if isinstance(value, dict | list | set | deque):
                 yield name, value, owner
                 for part in _parts(value):
-                    if _is_ours(part):
+                    if _is_ours(type(part)):
                         waiting.append(part)
             elif name in COUNTS:
                 yield name, value, owner
-            elif _is_ours(value):
+            elif _is_ours(type(value)):
                 waiting.append(value)
 
 
@@ -96,15 +97,24 @@ def _parts(value: Any) -> Iterator[object]:
             yield part
 
 
-def _is_ours(value: object) -> bool:
-    module = type(value).__module__
+@functools.cache
+def _is_ours(kind: type) -> bool:
+    module = kind.__module__
     return module.startswith("aioparallel.") and not module.startswith("aioparallel.testing")
 
 
+@functools.cache
+def _slots(kind: type) -> tuple[str, ...]:
+    """Return the names of all slots of a class."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        slots = base.__dict__.get("__slots__", ())
+        found += (slots,) if isinstance(slots, str) else slots
+    return tuple(found)
+
+
 def _attributes(owner: object) -> Iterator[tuple[str, object]]:
-    yield from vars(owner).items() if hasattr(owner, "__dict__") else ()
-    for kind in type(owner).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(owner, name):
-                yield name, getattr(owner, name)
+    yield from getattr(owner, "__dict__", {}).items()
+    for name in _slots(type(owner)):
+        if hasattr(owner, name):
+            yield name, getattr(owner, name)

@@ -39,7 +39,7 @@ ADDRESS = "memory://simulation"
 #: Seconds that the start of a kernel takes, at least and at most.
 BOOT = 0.05, 0.3
 #: Seconds after which what is left of the work is a leak, and between two looks.
-QUIET, LOOK = 120.0, 0.5
+QUIET, LOOK = 120.0, 0.1
 
 #: For whom a connection is opened at the moment.
 _dialling: contextvars.ContextVar[str] = contextvars.ContextVar("dialling")
@@ -169,13 +169,14 @@ class Simulation:
 
     async def _calm_down(self) -> None:
         """Wait until all that was begun is over, and see that nothing is left of it."""
-        end = self._loop.time() + QUIET
+        end, pause = self._loop.time() + QUIET, LOOK
         while left := self._left_over():
             if self._loop.time() >= end:
                 for one in left:
                     self._accuse(f"{QUIET:g} s after the end of the scenario there is still: {one}")
                 break
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(pause)
+            pause *= 2
 
     def _left_over(self) -> list[str]:
         left = [f"no answer to {call}" for call in self._witness.unanswered()]

@@ -13,6 +13,7 @@ A task is known by its packed call, so these hold where no two tasks of a simula
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -105,11 +106,10 @@ class _Conversation:
         self.last: Frame | None = None
         self.echoes: list[int] = []
 
-    @property
+    @functools.cached_property
     def interface(self) -> str:
-        """What it is for."""
-        body = json.loads(self.up.said[0]["body"]) if self.up.said else {}
-        return str(body.get("interface", ""))
+        """What it is for; to be asked when frames come, behind the handshake."""
+        return str(json.loads(self.up.said[0]["body"])["interface"])
 
     def operation(self, code: int) -> str:
         """Return the name of an operation."""
