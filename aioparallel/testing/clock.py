@@ -95,7 +95,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return not self.timers
 
     def _make_task(
-        self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any] | Generator[Any, None, Any], **options: Any
+        self,
+        loop: asyncio.AbstractEventLoop,
+        work: Coroutine[Any, Any, Any] | Generator[Any, None, Any],
+        **options: Any,
     ) -> _Task:
         place = next(self._places)
         options["name"] = options.get("name") or f"task {place}"
@@ -148,4 +151,3 @@ class _Nowhere(selectors.BaseSelector):
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
         """Return what is registered."""
         return self._keys
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from aioparallel.errors import OperationError
 from aioparallel.kernels import Kernel
-from aioparallel.limits import Limits
+from aioparallel.limits import PIECE, Limits
 from aioparallel.namespace import Namespace
 from aioparallel.decoder import Decoder
 from aioparallel.wire import RESULT_META, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
@@ -130,7 +131,7 @@ class ModelKernel(Kernel):
         self.engine = -1
         self._stage = stage
         self._loop = asyncio.get_running_loop()
-        self._inbound, self._outbound = Decoder(stage.limits), Decoder(stage.limits)
+        self._inbound, self._outbound = _Pipe(stage.limits), _Pipe(stage.limits)
         self._pid = 0
         self._namespace: Namespace | None = None
         self._waiting: deque[Frame] = deque()
@@ -176,7 +177,7 @@ class ModelKernel(Kernel):
 
     def send(self, pieces: Iterable[Sendable]) -> None:
         """Send it frames; they are there at once."""
-        for frame in self._frames(self._inbound, pieces):
+        for frame in self._inbound(pieces):
             if frame.kind == Kind.COMMAND:
                 self._waiting.append(frame)
             elif frame.kind == Kind.CALL and frame.code == KernelCall.SETUP:
@@ -313,11 +314,7 @@ class ModelKernel(Kernel):
         assert number is not None
         started = self._stage.wall() - seconds
         code = Status.OK if good else Status.ERROR
-        self._say(
-            encode(
-                Kind.RESULT, number, code=code, header=RESULT_META.pack(started, seconds, 0), buffers=payload
-            )
-        )
+        self._say(encode(Kind.RESULT, number, code=code, header=RESULT_META.pack(started, seconds, 0), buffers=payload))
         self._stage.kernel_event(self, f"ends {number}")
         self._go_on()
 
@@ -329,7 +326,7 @@ class ModelKernel(Kernel):
         """Send the host frames, which come as they would over a socket."""
         if not self._said:
             self._loop.call_soon(self._give_out)
-        self._said += self._frames(self._outbound, pieces)
+        self._said += self._outbound(pieces)
 
     def _give_out(self) -> None:
         if self._said and self._reading:
@@ -337,15 +334,24 @@ class ModelKernel(Kernel):
             self._said.clear()
             self.on_frames(said)
 
-    @staticmethod
-    def _frames(decoder: Decoder, pieces: Iterable[Sendable]) -> list[Frame]:
+
+class _Pipe:
+    """One direction between a host and its kernel: frames are encoded and decoded as on a real socket."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._decoder = Decoder(limits)
+        self._streams = itertools.count()
+
+    def __call__(self, pieces: Iterable[Sendable]) -> list[Frame]:
         """Return frames as they arrive."""
         data = bytearray()
         for piece in pieces:
-            for part in piece.cut(0, 2**18) if isinstance(piece, Bulk) else [[piece]]:
-                for each in part:
-                    data += each
-        return decoder.feed(data)
+            if isinstance(piece, Bulk):
+                for cut in piece.cut(next(self._streams), PIECE):
+                    data += b"".join(cut)
+            else:
+                data += piece
+        return self._decoder.feed(data)
 
 
 def _nobody_hears(returncode: int, output: str) -> None:

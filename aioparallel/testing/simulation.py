@@ -117,7 +117,9 @@ class Simulation:
         interfaces: Sequence[str | Interface] = ("multiengine", "task", "monitor"),
     ) -> None:
         if hosts < 0 or engines < 1 or latency < 0:
-            raise ConfigurationError(f"{hosts} hosts of {engines} engines, a latency of {latency} s: can't be simulated")
+            raise ConfigurationError(
+                f"{hosts} hosts of {engines} engines, a latency of {latency} s: can't be simulated"
+            )
         self.limits = limits or Limits(share=0)
         if self.limits.share:
             raise ConfigurationError("a simulation has no shared memory: its Limits have share=0")
