@@ -1,4 +1,4 @@
-"""Test what you build on aioparallel: a whole cluster in one process, in virtual time, with faults from a seed.
+"""Test what you build on aioparallel: a cluster in one process, in virtual time, with seeded faults.
 
 `simulate(scenario, seed=7)` runs an async function with a `Simulation`, which is a cluster: a real controller, real
 engine hosts and real clients, over the memory transport. Only kernels are played. `explore` runs many seeds. Nothing

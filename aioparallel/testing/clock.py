@@ -8,7 +8,7 @@ import selectors
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from concurrent.futures import Executor
 from contextvars import Context
-from typing import Any, NoReturn, TypeVarTuple, Unpack
+from typing import Any, NoReturn, TypeVarTuple
 
 from aioparallel.errors import ConfigurationError
 
@@ -64,14 +64,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return future
 
     def call_soon_threadsafe(
-        self, callback: Callable[[Unpack[Ts]], object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         """As `call_soon`: there is one thread, which needs no waking."""
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[Ts]], Any], *args: Unpack[Ts]
-    ) -> NoReturn:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], Any], *args: *Ts) -> NoReturn:
         """Refuse: what threads do can't be repeated.
 
         Raises:

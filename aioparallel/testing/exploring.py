@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aioparallel.errors import SimulationFailed
+from aioparallel.errors import ConfigurationError, SimulationFailed
 from aioparallel.testing.clock import VirtualLoop
 from aioparallel.testing.simulation import Simulation
 from aioparallel.testing.trace import Trace
@@ -53,10 +53,15 @@ def simulate(scenario: Scenario, seed: int = 0, *, limit: float = 3600.0, **opti
         **options: What else `Simulation` takes.
 
     Raises:
+        ConfigurationError: An event loop runs here: a simulation has its own.
         SimulationFailed: A promise was broken, something is left over, or the scenario hangs. The text says what, and
             how it came to that.
         BaseException: Whatever the scenario raises, with a note of the seed and the last events.
     """
+    if asyncio._get_running_loop() is not None:
+        raise ConfigurationError(
+            "simulate() runs an event loop of its own: call it where none runs, not in a coroutine"
+        )
     made: list[Simulation] = []
     with _collected(), _complaints() as complaints, asyncio.Runner(loop_factory=VirtualLoop, debug=False) as runner:
         loop: Any = runner.get_loop()

@@ -7,7 +7,7 @@ from random import Random
 
 from aioparallel.source import Source
 
-__all__ = ["Luck"]
+__all__ = ["Luck", "Random"]
 
 #: The wall clock when a simulation begins, seconds since 1970.
 BEGINNING = 1_700_000_000.0

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, Protocol, TypeVar
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import OperationError
 from aioparallel.kernels import Kernel
 from aioparallel.limits import PIECE, Limits
 from aioparallel.namespace import Namespace
-from aioparallel.decoder import Decoder
 from aioparallel.wire import RESULT_META, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
 
 __all__ = ["ModelKernel", "Stage", "Survives", "crash", "work"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ KEPT = frozenset(
     {
         "Channel._codes",
         "Channel.engines",
+        "ClientProxy._methods",
         "Deaths._times",
         "Engine.properties",
         "EngineHost._engines",
@@ -80,11 +80,11 @@ def _tables(roots: Iterable[object]) -> Iterator[tuple[str, Any, object]]:
             if isinstance(value, dict | list | set | deque):
                 yield name, value, owner
                 for part in _parts(value):
-                    if _is_ours(type(part)):
+                    if _shape(part).ours:
                         waiting.append(part)
             elif name in COUNTS:
                 yield name, value, owner
-            elif _is_ours(type(value)):
+            elif _shape(value).ours:
                 waiting.append(value)
 
 
@@ -97,24 +97,36 @@ def _parts(value: Any) -> Iterator[object]:
             yield part
 
 
-@functools.cache
-def _is_ours(kind: type) -> bool:
-    module = kind.__module__
-    return module.startswith("aioparallel.") and not module.startswith("aioparallel.testing")
+class _Shape:
+    """What is known of a class.
+
+    Attributes:
+        ours: Whether it is one of ours.
+        slots: The names of all its slots.
+    """
+
+    __slots__ = ("ours", "slots")
+
+    def __init__(self, kind: type[Any]) -> None:
+        module = kind.__module__
+        self.ours = module.startswith("aioparallel.") and not module.startswith("aioparallel.testing")
+        found = [base.__dict__.get("__slots__", ()) for base in kind.__mro__]
+        self.slots = [name for slots in found for name in ([slots] if isinstance(slots, str) else slots)]
 
 
-@functools.cache
-def _slots(kind: type) -> tuple[str, ...]:
-    """Return the names of all slots of a class."""
-    found: list[str] = []
-    for base in kind.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        found += (slots,) if isinstance(slots, str) else slots
-    return tuple(found)
+_shapes: dict[type[Any], _Shape] = {}
+
+
+def _shape(owner: object) -> _Shape:
+    kind = type(owner)
+    shape = _shapes.get(kind)
+    if shape is None:
+        shape = _shapes[kind] = _Shape(kind)
+    return shape
 
 
 def _attributes(owner: object) -> Iterator[tuple[str, object]]:
     yield from getattr(owner, "__dict__", {}).items()
-    for name in _slots(type(owner)):
+    for name in _shape(owner).slots:
         if hasattr(owner, name):
             yield name, getattr(owner, name)

@@ -1,4 +1,4 @@
-"""A cluster in one process and in virtual time: the real code of everything but kernels, and what befalls it."""
+"""A cluster in one process and in virtual time: real code but for kernels, and what befalls it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextvars
 import itertools
 import signal as signals
 from collections.abc import Iterable, Iterator, Sequence
-from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -17,12 +16,12 @@ from aioparallel.cluster import Connecting
 from aioparallel.controller import Controller
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ConfigurationError
-from aioparallel.events import Event
+from aioparallel.events import ClientJoined, Event
 from aioparallel.face import Client
-from aioparallel.interface import Interface
+from aioparallel.interface import ClientProxy, Interface
 from aioparallel.limits import Limits
 from aioparallel.testing.links import Link
-from aioparallel.testing.luck import Luck
+from aioparallel.testing.luck import Luck, Random
 from aioparallel.testing.model import ModelKernel
 from aioparallel.testing.plateau import Plateau
 from aioparallel.testing.storm import Storm
@@ -136,6 +135,7 @@ class Simulation:
         self._boots = self._luck.stream("boots")
         self._links: dict[str, Link] = {}
         self._clients: list[tuple[str, Client]] = []
+        self._proxies: list[ClientProxy] = []
         self._numbers = {kind: itertools.count() for kind in ("host", "client", "pid")}
         self._source = self._luck.source("clients", self._loop.time)
         self._plateau = Plateau()
@@ -162,20 +162,20 @@ class Simulation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if kind is None:
-            await self._calm_down()
+            await self.settle()
         for _, client in self._clients:
             await client.aclose()
         for host in tuple(self.hosts):
             await host.host.aclose()
         await self.controller.aclose()
 
-    async def _calm_down(self) -> None:
-        """Wait until all that was begun is over, and see that nothing is left of it."""
+    async def settle(self) -> None:
+        """Wait until all that was begun is over, and see that nothing is left of it; as at the end of the scenario."""
         end, pause = self._loop.time() + QUIET, LOOK
         while left := self._left_over():
             if self._loop.time() >= end:
                 for one in left:
-                    self._accuse(f"{QUIET:g} s after the end of the scenario there is still: {one}")
+                    self._accuse(f"{QUIET:g} s after all was over there is still: {one}")
                 break
             await asyncio.sleep(pause)
             pause *= 2
@@ -186,7 +186,8 @@ class Simulation:
         return left or self._plateau.left(self._roots(), self._loop.timers)
 
     def _roots(self) -> Iterable[object]:
-        return [self.controller, *(host.host for host in self.hosts), *(client for _, client in self._clients)]
+        clients = [client for _, client in self._clients]
+        return [self.controller, *(host.host for host in self.hosts), *clients, *self._proxies]
 
     # What a cluster has
 
@@ -296,9 +297,9 @@ class Simulation:
             seconds: By so much …
             rate: … and at so many bytes a second; 0: no bound.
         """
-        with self._fault(party, f"has a slow connection ({seconds:g} s, {rate:g} B/s)") as link:
-            with link.slowed(seconds, rate):
-                yield
+        what = f"has a slow connection ({seconds:g} s, {rate:g} B/s)"
+        with self._fault(party, what) as link, link.slowed(seconds, rate):
+            yield
 
     @contextlib.contextmanager
     def stopped_reading(self, party: Party) -> Iterator[None]:
@@ -307,7 +308,7 @@ class Simulation:
             yield
 
     def repeat_answer(self, host: SimulatedHost) -> bool:
-        """Have the controller get a host's last answer again, as of one that lost track; return whether there was one."""
+        """Have the controller get a host's last answer again; return whether there was one."""
         name, link = self._link(host)
         data = self._witness.echo(name) if link.is_open else None
         if data is None:
@@ -379,6 +380,9 @@ class Simulation:
         self.hosts.remove(host)
 
     def _happened(self, event: Event) -> None:
+        if isinstance(event, ClientJoined):
+            # Also when it is gone nothing may be left of what it asked for.
+            self._proxies += [proxy for proxy in self.controller._clients if proxy.session == event.session]
         self.trace.add("controller", "{0}", event)
 
     def _accuse(self, text: str) -> None:

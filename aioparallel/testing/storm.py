@@ -7,11 +7,11 @@ import contextlib
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
-from random import Random
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from aioparallel.errors import ConfigurationError, ParallelError
+from aioparallel.testing.luck import Random
 
 __all__ = ["FAULTS", "Exposed", "Storm"]
 

@@ -38,7 +38,6 @@ class Trace:
 
     Attributes:
         events: The events.
-        digest: A number over the events and all bytes that were sent: equal for two runs in which all was the same.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -54,6 +53,7 @@ class Trace:
 
     @property
     def digest(self) -> int:
+        """A number over the events and all bytes that were sent: equal where all was the same."""
         return zlib.crc32(str(self).encode(), self._bytes)
 
     def add(self, who: str, what: str, *about: Any) -> None:

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import ProtocolError
 from aioparallel.limits import Limits
 from aioparallel.proof import Splitter
-from aioparallel.decoder import Decoder
 from aioparallel.wire import LAST, STORED, TRIED, EngineCall, Frame, HostCall, Kind, News, Status
 
 __all__ = ["Witness"]

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from aioparallel.errors import ConnectionLost, EngineDied, ParallelError
+from aioparallel.errors import EngineDied, ParallelError
 from aioparallel.testing import Simulation, crash, work
 
 #: How often each task has begun, by token: it is one process.
@@ -35,6 +35,15 @@ def fatal(token: str, seconds: float, times: int) -> str:
     if begun[token] <= times:
         crash()
     return f"value of {token}"
+
+
+async def failure(handle: Any) -> ParallelError | Oops | None:
+    """Return what a call raised, if it was one of these."""
+    try:
+        await handle
+    except (ParallelError, Oops) as error:
+        return error
+    return None
 
 
 class Mixed:
@@ -75,13 +84,8 @@ class Mixed:
         if kind < 0.15:
             await self.cancelled(tc.submit(plain, token, seconds))
         elif kind < 0.3:
-            try:
-                await tc.submit(failing, token, seconds)
-                raise AssertionError(f"{token} did not fail")
-            except Oops as error:
-                assert error.args == (token,)
-            except EngineDied:
-                pass
+            error = await failure(tc.submit(failing, token, seconds))
+            assert isinstance(error, EngineDied) or (type(error), error.args) == (Oops, (token,)), repr(error)
         elif kind < 0.4:
             times = self.random.randint(1, 4)
             try:
@@ -104,10 +108,7 @@ class Mixed:
             except asyncio.CancelledError:
                 return
             raise AssertionError(f"{handle!r} was cancelled, and gave a value")
-        try:
-            await handle
-        except EngineDied:
-            pass
+        await failure(handle)
 
     async def mapped(self, tc: Any, name: str) -> None:
         numbers = range(self.random.randint(1, 20))
@@ -147,10 +148,7 @@ class Mixed:
         await asyncio.sleep(self.seconds())
         self.sim.cut(tc)
         for handle in handles:
-            try:
-                await handle
-            except (ConnectionLost, EngineDied):
-                pass
+            await failure(handle)
         await tc.aclose()
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from sim.scenario import mixed
 
 from aioparallel.testing import explore
+from sim.scenario import mixed
 
 SEEDS, PART = 500, 25
 

@@ -72,7 +72,7 @@ def test_a_kernel_is_killed_and_the_task_runs_again() -> None:
 def test_a_task_that_kills_is_given_up() -> None:
     async def scenario(sim: Simulation) -> None:
         async with sim.task() as tc:
-            with pytest.raises(Exception, match="SIGKILL|killed|died"):
+            with pytest.raises(Exception, match=r"SIGKILL|killed|died"):
                 await tc.submit(die)
             assert await tc.submit(double, 1) == 2
 
