@@ -14,6 +14,10 @@ from aioparallel import errors as _errors
 if TYPE_CHECKING:
     from aioparallel.capability import Capability as Capability
     from aioparallel.cluster import Cluster as Cluster
+    from aioparallel.conditions import Dependency as Dependency
+    from aioparallel.conditions import Properties as Properties
+    from aioparallel.conditions import depend as depend
+    from aioparallel.conditions import require as require
     from aioparallel.controller import Controller as Controller
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
@@ -26,6 +30,10 @@ if TYPE_CHECKING:
     from aioparallel.output import Output as Output
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
+    from aioparallel.tasks import MapTask as MapTask
+    from aioparallel.tasks import StringTask as StringTask
+    from aioparallel.tasks import Task as Task
+    from aioparallel.tasks import TaskResult as TaskResult
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
@@ -45,6 +53,8 @@ _HOMES = {
     "Reference": "reference",
     "TaskClient": "interfaces.task",
     "remote": "interface",
+    **dict.fromkeys(("Dependency", "Properties", "depend", "require"), "conditions"),
+    **dict.fromkeys(("MapTask", "StringTask", "Task", "TaskResult"), "tasks"),
     **dict.fromkeys(_errors.__all__, "errors"),
 }
 

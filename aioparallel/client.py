@@ -14,6 +14,7 @@ from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
+from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
@@ -25,19 +26,28 @@ from aioparallel.portal import portal
 from aioparallel.reference import Reference
 from aioparallel.reply import CallInfo, Unread
 from aioparallel.taskcalls import TaskCalls
+from aioparallel.tasks import MapTask, StringTask, Task, TaskResult
 from aioparallel.views import OnJoin, View
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
     "CallInfo",
     "Cluster",
+    "Dependency",
     "Limits",
+    "MapTask",
     "MonitorClient",
     "MultiEngineClient",
     "Output",
     "PendingResult",
+    "Properties",
     "Reference",
+    "StringTask",
+    "Task",
     "TaskClient",
+    "TaskResult",
+    "depend",
+    "require",
     *_errors,
 ]
 

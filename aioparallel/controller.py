@@ -48,6 +48,7 @@ class Controller:
 
     Attributes:
         limits: The bounds.
+        source: Where random bytes and the wall clock come from.
         monitor: Who is told what happened.
         engines: The engines by id, ascending.
     """
@@ -65,7 +66,7 @@ class Controller:
         self.monitor = Monitor()
         self._state = state or ControllerState.in_memory(source)
         self._cluster = cluster
-        self._source = source
+        self.source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.monitor.listen(self._happened)
@@ -130,6 +131,7 @@ class Controller:
             "interfaces": sorted(self._interfaces),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
+            "reports": {name: report for name, interface in self._interfaces.items() if (report := interface.report())},
         }
 
     def shut_down(self) -> None:
@@ -249,7 +251,7 @@ class Controller:
     def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
         """Make the protocol of a connection that somebody opened."""
         owner: list[EngineLink | ClientProxy] = []
-        session = self._source.token(8).hex()
+        session = self.source.token(8).hex()
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
@@ -260,8 +262,8 @@ class Controller:
                 controller_id=self._state.controller_id,
                 interfaces=[ENGINE, *self._interfaces],
                 fingerprint=fingerprint,
-                nonce=self._source.token(32),
-                now=self._source.wall(),
+                nonce=self.source.token(32),
+                now=self.source.wall(),
                 welcome=lambda grant, body: self._welcome(session, grant),
             )
 

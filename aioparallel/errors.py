@@ -71,6 +71,7 @@ __all__ = [
     "NoEnginesRegistered",
     "OperationError",
     "ParallelError",
+    "ParentsDelivered",
     "PluginError",
     "ProtocolError",
     "PythonVersionWarning",
@@ -187,6 +188,20 @@ class InvalidProperty(OperationError, LookupError):
 
 class InvalidTaskID(OperationError, LookupError):
     """A task that does not exist."""
+
+
+class ParentsDelivered(OperationError):
+    """A task depends on calls that the controller has answered: whoever has the answers knows what follows from them.
+
+    Attributes:
+        calls: Their numbers.
+    """
+
+    _carried: ClassVar = {"calls": ((list, tuple), ())}
+
+    def __init__(self, text: str, *, calls: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.calls = tuple(calls)
 
 
 class NoEnginesRegistered(OperationError):

@@ -120,6 +120,10 @@ class Ledger(Generic[R]):
             raise ResultGone(f"the result of task {number} {why}")
         return kept
 
+    def peek(self, number: int) -> Kept[R] | None:
+        """Return what is kept of a task, or None."""
+        return self._kept.get(number)
+
     def outcome(self, number: int) -> Outcome | None:
         """Return how a task ended whose result was kept, as far as that is remembered."""
         if number in self._kept:

@@ -2,6 +2,9 @@
 
 A command's payload is a packed tuple `(verb, *arguments)`. `Namespace.run` does it and packs the outcome. The verbs are
 the methods marked with `@verb` below; a verb is known here and in the client that offers it, nowhere else.
+
+A task's command may come with what other tasks came to, and with what is noted about this engine (`JOINED`); the
+controller puts these together, unread.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ import functools
 import linecache
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from aioparallel import reference
-from aioparallel.errors import OperationError
+from aioparallel.errors import DeserializationError, OperationError, TaskRejectError
 from aioparallel.history import Entry, History
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
+from aioparallel.wire import Status
 
 if TYPE_CHECKING:
     from aioparallel.outlet import Outlet
@@ -30,10 +34,14 @@ if TYPE_CHECKING:
 __all__ = ["VERBS", "Namespace", "read_program"]
 
 _MISSING: Any = object()
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 _CO_COROUTINE = 0x80
 _FUTURES = 0
 for _feature in __future__.all_feature_names:
     _FUTURES |= getattr(__future__, _feature).compiler_flag
+
+#: Looked up once: members of an enum are not attributes like others.
+_OK = Status.OK
 
 VERBS: dict[str, Callable[..., Any]] = {}
 
@@ -64,6 +72,7 @@ class Namespace:
         module: The engine's `__main__`.
         names: Its dict, where all code runs.
         history: What has been executed.
+        properties: What is noted about this engine, while a command runs that wants to know.
     """
 
     def __init__(
@@ -84,37 +93,51 @@ class Namespace:
         self.history = History()
         #: The entry of the input that runs, or ran last, if the last command was one.
         self._entry: Entry | None = None
+        self.properties = _NOTHING
+        #: What came along with the command that is unpacked: packed values of other tasks; unpacked ones, in a tuple.
+        self._parents: list[Any] = []
+        #: Whether the names are to be cleared once the outcome is packed, which may need them.
+        self._clears = False
         self._compiler_flags = 0
         self._seed()
 
     def __repr__(self) -> str:
         return f"<Namespace of engine {self.engine_id}: {len(VERBS['keys'](self))} names, {self.history.number} inputs>"
 
-    def run(self, buffers: Sequence[Buffer]) -> tuple[bool, list[Buffer]]:
+    def run(self, buffers: Sequence[Buffer], about: Mapping[str, Any] | None = None) -> tuple[Status, list[Buffer]]:
         """Do a packed command.
 
         Whatever the user's code raises, also SystemExit and KeyboardInterrupt, is an outcome and goes no further.
 
+        Args:
+            buffers: The command; after it, of a joined one, the packed values of other tasks.
+            about: What the header of a joined one says: "parts", how many buffers each of these values has, in order;
+                "properties", what is noted about this engine. Either may be left out.
+
         Returns:
-            Whether it succeeded, and its packed value (`unpack`) or error (`unpack_error`).
+            How it ended, and its packed value (OK: `unpack`) or error (ERROR, REJECTED: `unpack_error`).
         """
-        self._entry = None
+        self._entry, self.properties = None, _NOTHING
         try:
             with self._interrupts:
-                name, *arguments = self._arrived(buffers)
-                return True, pack(self._do(name, arguments), name="result")
+                name, *arguments = self._arrived(buffers) if about is None else self._joined(buffers, about)
+                return _OK, pack(self._do(name, arguments), name="result")
         except _Again as again:
-            return False, [*again.payload]
+            return Status.ERROR, [*again.payload]
         except BaseException as error:
-            return False, self.failed(error)
+            return self.failed(error)
+        finally:
+            if self._clears:
+                self._clears = False
+                self.reset()
 
-    def failed(self, error: BaseException) -> list[Buffer]:
-        """Pack what the command that ran last has raised."""
+    def failed(self, error: BaseException) -> tuple[Status, list[Buffer]]:
+        """Pack what the command that ran last has raised; return also how that ended it."""
         payload = pack_error(error, engine_id=self.engine_id)
         if self._entry is not None:
             self._entry.failed(payload)
             self.history.keep(self._entry)
-        return payload
+        return Status.REJECTED if isinstance(error, TaskRejectError) else Status.ERROR, payload
 
     def printed(self, stdout: bytes, stderr: bytes) -> None:
         """Hear what the command that ran last has written."""
@@ -125,6 +148,39 @@ class Namespace:
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression over the names; what a `Reference` that arrives stands for."""
         return eval(_reference(expression), self.names)
+
+    def outcome(self, number: int) -> Any:
+        """Return what one of the tasks came to whose values came along; what an `Outcome` that arrives stands for.
+
+        Raises:
+            DeserializationError: It can't be rebuilt here, or did not come along.
+        """
+        if not 0 <= number < len(self._parents):
+            raise DeserializationError(f"the value of future {number} among the arguments did not come along")
+        value = self._parents[number]
+        if type(value) is not tuple:
+            try:
+                value = self._parents[number] = (unpack(value),)
+            except DeserializationError as error:
+                text = f"the value of future {number} among the arguments: {error}"
+                raise DeserializationError(text) from error.__cause__
+        return value[0]
+
+    def _joined(self, buffers: Sequence[Buffer], about: Mapping[str, Any]) -> Any:
+        """Unpack a command that something came along with."""
+        parts = about.get("parts", ())
+        first = len(buffers) - sum(parts)
+        if first < 1 or any(count < 1 for count in parts):
+            raise DeserializationError(f"a command in {len(buffers)} buffers can't hold parts of {parts}")
+        place = first
+        for count in parts:
+            self._parents.append([*buffers[place : place + count]])
+            place += count
+        self.properties = about.get("properties") or _NOTHING
+        try:
+            return self._arrived(buffers[:first])
+        finally:
+            self._parents.clear()
 
     def _arrived(self, buffers: Sequence[Buffer]) -> Any:
         """Unpack a command; what arrives in it may look at our names."""
@@ -143,6 +199,46 @@ class Namespace:
         if method is None:
             raise OperationError(f"unknown verb {name!r}: an engine knows {', '.join(sorted(VERBS))}")
         return method(self, *arguments)
+
+    @verb
+    def attempt(self, checks: Sequence[tuple[Callable[..., Any], Sequence[Any]]], name: str, *arguments: Any) -> Any:
+        """Do another verb if this engine will do for it.
+
+        Args:
+            checks: Each a function and what it is given besides this engine's properties. What it returns must be true;
+                a property that it asks for and that is not there counts as "no".
+            name: The other verb.
+            arguments: What that is given.
+
+        Raises:
+            TaskRejectError: This engine will not do; the text names the check.
+            BaseException: What a check raises besides KeyError, or the other verb.
+        """
+        # Only who asks pays for what asking takes.
+        from aioparallel.conditions import called, reject_unless
+
+        for function, args in checks:
+            known = dict(self.properties)
+            try:
+                answer = self.apply(function, (known, *args), {})
+            except KeyError as missing:
+                text = f"{called(function)} asks for {missing}, which is no property of engine {self.engine_id}"
+                raise TaskRejectError(text) from missing
+            reject_unless(answer, function, (known, *args), {})
+        return self._do(name, arguments)
+
+    @verb
+    def perform(self, task: Any) -> Any:
+        """Run a `Task` as a whole: clear the names before, and when it has ended, if it asks for that.
+
+        Raises:
+            BaseException: Whatever it raises.
+        """
+        # It happens when the outcome is packed: functions in that need their names until then.
+        self._clears = bool(task.clear_after)
+        if task.clear_before:
+            self.reset()
+        return self.apply(task.run_on, (self,), {})
 
     @verb
     def set_up(self, name: str, *arguments: Any) -> Any:

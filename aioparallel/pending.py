@@ -10,9 +10,10 @@ from typing import Any
 
 from aioparallel.output import Listener
 from aioparallel.portal import Portal
+from aioparallel.receipt import WAITING, Receipt, TaskReply
 from aioparallel.reply import Reply
 
-__all__ = ["PendingResult"]
+__all__ = ["PendingResult", "PendingTask"]
 
 _PENDING, _CANCELLED, _FINISHED = "PENDING", "CANCELLED", "FINISHED"
 #: Held for the few instructions in which a result finds out whether anybody uses its condition.
@@ -235,3 +236,37 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
         watcher = self._watcher
         if watcher is not None:
             watcher()
+
+
+class PendingTask(TaskReply, PendingResult):
+    """The future of a task."""
+
+    def wait_receipt(self, timeout: float | None = None) -> Receipt:
+        """Wait until the work of a cancelled task has ended, and return how.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: It took longer.
+            RuntimeError: The task was not cancelled; or this is a callback, which can't wait.
+            ConnectionLost: Nobody will ever tell.
+        """
+        receipt: Receipt = self._coming_receipt().result(timeout)
+        return receipt
+
+    def cancel(self) -> bool:
+        """Take the task back: it is dropped where it waits, or ended where it runs, whatever that takes.
+
+        It counts as cancelled at once, and stays so. `wait_receipt` tells when the work has really ended, and how.
+        """
+        if self._coming is None:
+            # There before the withdrawal, which may bring it at once.
+            self._coming = PendingResult(self._portal)
+        sent = self._number != 0
+        if not super().cancel():
+            self._coming = None
+            return False
+        if not sent:
+            self.ended_as(WAITING)
+        return True

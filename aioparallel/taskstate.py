@@ -74,11 +74,13 @@ class Report:
         ended: How it ended.
         submitted: When it came, wall clock.
         completed: When it ended, wall clock.
+        capability: Whose holders may know of it.
     """
 
     ended: Ended
     submitted: float
     completed: float
+    capability: str
 
 
 class Value:
@@ -177,7 +179,7 @@ class Task(Command):
 
     Attributes:
         id: Its number among all tasks.
-        call: Which call of its owner it answers; -1 if it answers none.
+        number: Which call of its owner it answers, if there is somebody who waits for that.
         owner: The client that it is counted for; `client` is None if it answers nobody.
         size: How many bytes of its owner it holds.
         terms: What is asked of it.
@@ -187,17 +189,18 @@ class Task(Command):
         since: Since when, loop time.
         ending: Since when it is being taken back from there, loop time.
         awaited: Whether somebody besides its client is to be told of its end.
+        over: Whether it has ended.
     """
 
     __slots__ = (
-        *("_home", "awaited", "call", "course", "ending", "engine", "id"),
-        *("limit", "needs", "owner", "since", "size", "terms"),
+        *("_home", "awaited", "course", "ending", "engine", "id"),
+        *("limit", "needs", "number", "over", "owner", "since", "size", "terms"),
     )
 
     def __init__(self, home: Home, number: int, owner: ClientProxy, frame: Frame, label: bytes) -> None:
         super().__init__(frame, owner, home.done, label=label)
         self.id = number
-        self.call = frame.id
+        self.number = frame.id
         self.owner = owner
         self.size = frame.size
         self.terms: Terms = PLAIN
@@ -207,7 +210,7 @@ class Task(Command):
         self.engine: Engine | None = None
         self.since = 0.0
         self.ending: float | None = None
-        self.awaited = False
+        self.awaited = self.over = False
         self._home = home
 
     def __repr__(self) -> str:
@@ -215,9 +218,19 @@ class Task(Command):
         return f"<{self.title} of {self.owner.session}, {where}>"
 
     @property
+    def call(self) -> int:
+        """The number of its client's CALL, under which the client is told what it writes."""
+        return self.number
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.label.decode("utf-8", "replace")
+
+    @property
     def title(self) -> str:
         """Its number, and what people call it."""
-        return f"task {self.id} ({self.label.decode('utf-8', 'replace')})" if self.label else f"task {self.id}"
+        return f"task {self.id} ({self.name})" if self.label else f"task {self.id}"
 
     @property
     def past(self) -> Course:

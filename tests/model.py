@@ -14,6 +14,7 @@ from aioparallel.dial import connect
 from aioparallel.errors import EngineDied, to_plain
 from aioparallel.namespace import Namespace
 from aioparallel.wire import (
+    JOINED,
     OUTPUT_META,
     RESULT_META,
     STORED,
@@ -109,11 +110,12 @@ class ModelHost:
     def step(self, place: int = 0, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
         """Run one of the commands that wait."""
         frame = self.waiting.pop(place)
-        good, payload = self.spaces[frame.engine].run(frame.buffers)
+        about = frame.json() if frame.code == JOINED else None
+        status, payload = self.spaces[frame.engine].run(frame.buffers, about)
         self.spaces[frame.engine].printed(stdout, stderr)
         header = RESULT_META.pack(0.0, self.seconds, len(stdout)) + stdout + stderr
         self.connection.send(
-            encode(Kind.RESULT, frame.id, code=int(not good), engine=frame.engine, header=header, buffers=payload)
+            encode(Kind.RESULT, frame.id, code=status, engine=frame.engine, header=header, buffers=payload)
         )
 
     def write(self, text: bytes, *, place: int = 0, offset: int = 0, stream: News = News.STDOUT) -> None:

@@ -31,20 +31,10 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-SANS_IO = {
-    "decoder",
-    "errors",
-    "events",
-    "history",
-    "namespace",
-    "order",
-    "outbox",
-    "partition",
-    "proof",
-    "queues",
-    "rebinding",
-}
-SANS_IO |= {"graph", "handshake", "ledger", "reference", "scheduler", "session", "stream", "terms", "wire"}
+SANS_IO = {"decoder", "errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues"}
+SANS_IO |= {"graph", "handshake", "ledger", "rebinding", "reference", "resources", "session", "stream", "terms", "wire"}
+SANS_IO |= {"lines", "policies", "reasons", "room", "scheduler", "waiting"}
+SANS_IO |= {"conditions", "tasks"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
@@ -288,7 +278,7 @@ KERNEL = {
     "outlet",
     "rebinding",
 }
-KERNEL |= {"reference", "serialize", "shared", "source", "stream", "wire"}
+KERNEL |= {"interrupts", "reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

@@ -11,6 +11,7 @@ import pytest
 from aioparallel.errors import OperationError, RemoteError, SerializationError
 from aioparallel.namespace import VERBS, Namespace
 from aioparallel.serialize import Buffer, pack, unpack, unpack_error
+from aioparallel.wire import Status
 
 
 @pytest.fixture
@@ -20,8 +21,8 @@ def engine() -> Namespace:
 
 def do(engine: Namespace, *command: Any) -> Any:
     """Do a command as a client sees it: the value, or the error raised."""
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 
@@ -33,12 +34,14 @@ def note(error: BaseException) -> str:
 def test_the_verbs() -> None:
     assert sorted(VERBS) == [
         "apply",
+        "attempt",
         "end_forwarding",
         "execute",
         "forward_logging",
         "get_result",
         "keys",
         "map",
+        "perform",
         "pull",
         "pull_function",
         "push",
@@ -235,7 +238,7 @@ def test_results_that_cannot_be_sent(engine: Namespace) -> None:
 
 
 def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
-    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, end_forwarding, execute"):
+    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, attempt, end_forwarding"):
         do(engine, "explode")
     garbage: list[list[Buffer]] = [
         [],
@@ -247,8 +250,8 @@ def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
         pack(("apply", 1, 2, 3, 4)),
     ]
     for buffers in garbage:
-        ok, payload = engine.run(buffers)
-        assert not ok
+        status, payload = engine.run(buffers)
+        assert status == Status.ERROR
         assert isinstance(unpack_error(payload), Exception)
 
 

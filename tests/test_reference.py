@@ -16,6 +16,7 @@ from aioparallel.errors import CompositeError
 from aioparallel.namespace import Namespace
 from aioparallel.reference import Reference
 from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.wire import Status
 
 
 def same(*args: Any, **kwargs: Any) -> Any:
@@ -28,8 +29,8 @@ class Holder:
 
 
 def do(engine: Namespace, *command: Any) -> Any:
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 

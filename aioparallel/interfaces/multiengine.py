@@ -298,6 +298,8 @@ class MultiEngineInterface(Interface):
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
+        if isinstance(result, Frame) and result.code == Status.REJECTED:
+            result.code = Status.ERROR  # it was meant for this engine: nobody looks for another
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
         # What stays in a queue that is cleared is not the user's own step: nothing was meant to build on it.
         failed = failed and not part.submission.kept
