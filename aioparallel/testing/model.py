@@ -17,7 +17,7 @@ from aioparallel.errors import OperationError
 from aioparallel.kernels import Kernel
 from aioparallel.limits import PIECE, Limits
 from aioparallel.namespace import Namespace
-from aioparallel.wire import RESULT_META, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
+from aioparallel.wire import JOINED, RESULT_META, Buffer, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
 
 __all__ = ["ModelKernel", "Stage", "Survives", "crash", "work"]
 
@@ -206,7 +206,7 @@ class ModelKernel(Kernel):
         self._interrupted = number
         if self._running == number and self._doing.survives == "nothing":
             self._stage.kernel_event(self, f"is interrupted in {number}")
-            self._ends(False, self._failed(KeyboardInterrupt()), self._loop.time() - self._since)
+            self._ends(*self._failed(KeyboardInterrupt()), self._loop.time() - self._since)
 
     def terminate(self) -> None:
         """Send it SIGTERM, of which it ends unless its user code does not."""
@@ -288,24 +288,21 @@ class ModelKernel(Kernel):
         self._stage.kernel_event(self, f"begins {frame.id}")
         assert self._namespace is not None
         if self._interrupted == frame.id:
-            self._ends(False, self._failed(KeyboardInterrupt()), 0.0)
+            self._ends(*self._failed(KeyboardInterrupt()), 0.0)
             return
         before, _doing = _doing, _Doing()
         self._doing = _doing
         try:
-            good, payload = self._run(self._namespace, frame)
+            code, payload = self._namespace.run(frame.buffers, frame.json() if frame.code == JOINED else None)
         finally:
             _doing = before
         seconds = self._doing.seconds
         if self._doing.crash:
             self._next = self._loop.call_later(seconds, self.die, self._doing.crash)
         else:
-            self._next = self._loop.call_later(seconds, self._ends, good, payload, seconds)
+            self._next = self._loop.call_later(seconds, self._ends, code, payload, seconds)
 
-    def _run(self, namespace: Namespace, frame: Frame) -> tuple[Any, Any]:
-        return namespace.run(frame.buffers)
-
-    def _ends(self, good: bool, payload: Any, seconds: float) -> None:
+    def _ends(self, code: Status, payload: list[Buffer], seconds: float) -> None:
         """Answer the command that runs."""
         if self._next is not None:
             self._next.cancel()
@@ -313,12 +310,11 @@ class ModelKernel(Kernel):
         number, self._running = self._running, None
         assert number is not None
         started = self._stage.wall() - seconds
-        code = Status.OK if good else Status.ERROR
         self._say(encode(Kind.RESULT, number, code=code, header=RESULT_META.pack(started, seconds, 0), buffers=payload))
         self._stage.kernel_event(self, f"ends {number}")
         self._go_on()
 
-    def _failed(self, error: BaseException) -> Any:
+    def _failed(self, error: BaseException) -> tuple[Status, list[Buffer]]:
         assert self._namespace is not None
         return self._namespace.failed(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,10 +15,10 @@ KEPT = frozenset(
         "Channel.engines",
         "ClientProxy._methods",
         "Deaths._times",
+        "Dispatcher.failures",
         "Engine.properties",
         "EngineHost._engines",
-        "LeastLoaded._heap",
-        "LeastLoaded._seconds",
+        "Lengths._known",
         "Roster._free",
         "Seat._forgotten",
     }
@@ -39,7 +38,6 @@ class Plateau:
 
     def __init__(self) -> None:
         self._before: Counter[str] = Counter()
-        self._timers: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Plateau of {len(self._before)} tables>"
@@ -50,7 +48,7 @@ class Plateau:
         for name, table, _ in _tables(roots):
             self._before[name] += 0 if name in COUNTS else len(table)
 
-    def left(self, roots: Iterable[object], timers: Iterable[asyncio.TimerHandle]) -> list[str]:
+    def left(self, roots: Iterable[object]) -> list[str]:
         """Return what was not there at the beginning, in words, sorted."""
         left = []
         for name, table, owner in _tables(roots):

@@ -183,7 +183,7 @@ class Simulation:
     def _left_over(self) -> list[str]:
         left = [f"no answer to {call}" for call in self._witness.unanswered()]
         left += [f"no answer to {command}" for command in self._witness.leased()]
-        return left or self._plateau.left(self._roots(), self._loop.timers)
+        return left or self._plateau.left(self._roots())
 
     def _roots(self) -> Iterable[object]:
         clients = [client for _, client in self._clients]
