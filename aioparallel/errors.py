@@ -237,10 +237,14 @@ class EngineDied(ParallelError):
         engine_id: Which engine, or None if unknown.
         reason: How the process ended: "killed by SIGKILL", "exit status 3".
         output: The last of what it wrote to stdout and stderr.
-        running: Whether the command was running at that moment; if not, it never began.
+        running: Whether the command was running at that moment.
+        begun: Whether it had begun: it was running, or it was done and its result is lost.
     """
 
-    _carried: ClassVar = {"engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False)}
+    _carried: ClassVar = {
+        "engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False),
+        "begun": (bool, False),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -250,9 +254,11 @@ class EngineDied(ParallelError):
         reason: str = "",
         output: str = "",
         running: bool = False,
+        begun: bool = False,
     ) -> None:
         super().__init__(text)
         self.running = running
+        self.begun = begun or running
         self.engine_id = engine_id
         self.reason = reason
         self.output = output

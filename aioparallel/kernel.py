@@ -33,7 +33,7 @@ from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.outlet import Outlet
 from aioparallel.serialize import pack_error
-from aioparallel.shared import CANCELS, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import CANCELS, DONE, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import (
     JOINED,
@@ -99,6 +99,8 @@ class Kernel:
         self._cancelled: set[int] = set()
         self._cancels = 0
         self._streak = 0
+        #: What the host reads while nothing runs.
+        self._last = NONE
         # Answers that have not left; the lock is held to change and to send them, for a thread may do either.
         self._lock = _thread.allocate_lock()
         self._out: list[Sendable] = []
@@ -192,7 +194,7 @@ class Kernel:
             self._pending.popleft()
         if self._cancelled and number in self._cancelled:
             self._cancelled.discard(number)
-            self._words[RUNNING] = NONE
+            self._words[RUNNING] = self._last
             self._send(encode(Kind.RESULT, number, code=Status.CANCELLED), gather=bool(self._pending))
             return
         started, since = SYSTEM.wall(), time.perf_counter()
@@ -205,7 +207,7 @@ class Kernel:
         if get_handler(SIGINT) is not self._handler:
             set_handler(SIGINT, self._handler)
         # Before its output is taken: what the host reads while a command runs is that command's.
-        self._words[RUNNING] = NONE
+        self._words[RUNNING] = self._last = number | DONE
         try:
             pieces = self._answer(number, status, payload, started, now - since)
         except OSError:

@@ -278,7 +278,7 @@ KERNEL = {
     "outlet",
     "rebinding",
 }
-KERNEL |= {"interrupts", "reference", "serialize", "shared", "source", "stream", "wire"}
+KERNEL |= {"interrupts", "kinds", "reference", "serialize", "shared", "source", "stream", "wire"}
 
 
 @pytest.mark.parametrize("source", ["import aioparallel.client", *(f"import {name}" for name in interfaces())])

@@ -78,6 +78,9 @@ def engine_table(engines: list[dict[str, Any]]) -> None:
         ],
     )
     for engine in engines:
+        if engine["resources"]:
+            has = ", ".join(f"{name}={amount:g}" for name, amount in engine["resources"].items())
+            print(f"engine {engine['id']} has {has}")
         if engine["trouble"]:
             print(f"engine {engine['id']}: {engine['trouble']}")
 

@@ -32,8 +32,8 @@ class MonitorClient(Client):
         Returns:
             A handle of a dict: "cluster", "controller", "pid", "epoch", "seconds" (running), "addresses",
             "interfaces", "clients" (how many of each), and "engines": for each "id", "state", "doing" (the label of
-            what runs), "seconds" (for how long), "queued", "under_way", "host", "pid", "python", "deaths",
-            "trouble" (what is not as it should be, in words, or None).
+            what runs), "seconds" (for how long), "queued", "under_way", "host", "pid", "python", "resources"
+            (what it has, by name), "deaths", "trouble" (what is not as it should be, in words, or None).
         """
         return self._operate("status")
 

@@ -136,6 +136,9 @@ class ModelKernel(Kernel):
         self._namespace: Namespace | None = None
         self._waiting: deque[Frame] = deque()
         self._running: int | None = None
+        self._latest: int | None = None
+        #: Whether it begins nothing any more.
+        self._doomed = False
         self._doing = _Doing()
         self._interrupted: int | None = None
         self._said: deque[Frame] = deque()
@@ -156,6 +159,11 @@ class ModelKernel(Kernel):
     def running(self) -> int | None:
         """The id of the command that it runs right now, or None."""
         return self._running
+
+    @property
+    def latest(self) -> int | None:
+        """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
+        return self._latest
 
     @property
     def alive(self) -> bool:
@@ -195,12 +203,6 @@ class ModelKernel(Kernel):
                 self._say(encode(Kind.RESULT, number, code=Status.CANCELLED))
                 return
 
-    def cancel(self, number: int) -> None:
-        """Withdraw a command, or interrupt it if it has begun."""
-        self.withdraw(number)
-        if self._running == number:
-            self.interrupt(number)
-
     def interrupt(self, number: int) -> None:
         """Raise KeyboardInterrupt in that command, if it runs or when it begins."""
         self._interrupted = number
@@ -208,10 +210,15 @@ class ModelKernel(Kernel):
             self._stage.kernel_event(self, f"is interrupted in {number}")
             self._ends(*self._failed(KeyboardInterrupt()), self._loop.time() - self._since)
 
-    def terminate(self) -> None:
-        """Send it SIGTERM, of which it ends unless its user code does not."""
-        if self._running is None or self._doing.survives != "terminate":
+    def terminate(self, number: int) -> bool:
+        """Send it SIGTERM if it runs that command, of which it ends unless its user code does not."""
+        if self._running != number:
+            return False
+        self._stage.kernel_event(self, f"is sent SIGTERM in {number}")
+        self._doomed = True
+        if self._doing.survives != "terminate":
             self.die(signal.SIGTERM)
+        return True
 
     def kill(self) -> None:
         """End it at once; `on_exit` follows."""
@@ -275,7 +282,7 @@ class ModelKernel(Kernel):
 
     def _go_on(self) -> None:
         """Begin with the next command, in the next turn."""
-        if self._next is None and self._running is None and self._waiting and self.alive:
+        if self._next is None and self._running is None and self._waiting and self.alive and not self._doomed:
             self._next = self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
@@ -284,7 +291,8 @@ class ModelKernel(Kernel):
         if not self._waiting:
             return
         frame = self._waiting.popleft()
-        self._running, self._since = frame.id, self._loop.time()
+        self._running = self._latest = frame.id
+        self._since = self._loop.time()
         self._stage.kernel_event(self, f"begins {frame.id}")
         assert self._namespace is not None
         if self._interrupted == frame.id:
