@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.admin import AdminClient as AdminClient
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
-    from aioparallel.interfaces.task import TaskClient as TaskClient
     from aioparallel.output import Output as Output
+    from aioparallel.progress import Progress as Progress
+    from aioparallel.receipt import Receipt as Receipt
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
+    from aioparallel.taskface import TaskClient as TaskClient
     from aioparallel.tasks import MapTask as MapTask
     from aioparallel.tasks import StringTask as StringTask
     from aioparallel.tasks import Task as Task
@@ -50,8 +52,10 @@ _HOMES = {
     "MonitorClient": "interfaces.monitor",
     "MultiEngineClient": "interfaces.multiengine",
     "Output": "output",
+    "Progress": "progress",
+    "Receipt": "receipt",
     "Reference": "reference",
-    "TaskClient": "interfaces.task",
+    "TaskClient": "taskface",
     "remote": "interface",
     **dict.fromkeys(("Dependency", "Properties", "depend", "require"), "conditions"),
     **dict.fromkeys(("MapTask", "StringTask", "Task", "TaskResult"), "tasks"),

@@ -55,7 +55,7 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
     _deliver: Callable[[Any, bool | None], Any]
     _operate: Callable[..., Any]
     _forget: Callable[[], Any]
-    _wait_for_all: Callable[[list[Any], float | None], Any]
+    _wait_for_all: Callable[..., Any]
     _known_ids: Callable[[], list[int]]
     _known_steps: Callable[[], int]
     _view: Callable[..., Any]

@@ -86,6 +86,7 @@ class Channel:
         loop: The loop it lives on.
         capability: What it proved.
         engines: The engines as last heard of: id -> Python version.
+        waiting: Futures of calls that wait here for others before they are made.
         steps: How many steps `on_join` has, as last heard of.
         session: Its id at the controller.
     """
@@ -102,6 +103,7 @@ class Channel:
         self.wall = source.wall
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
+        self.waiting: dict[Future, None] = {}
         self._wake = post or self.loop.call_soon_threadsafe
         self._departures = Departures(
             self.loop,
@@ -209,6 +211,7 @@ class Channel:
         buffers: Sequence[Buffer] = (),
         watch: Watch | None = None,
         targets: str | Sequence[int] | None = None,
+        behind: Sequence[int] = (),
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
 
@@ -221,6 +224,7 @@ class Channel:
             watch: What is told what it writes; the header asks the controller to tell us.
             targets: Engine ids, or "all": the call does not overtake an earlier one to the same engines that is
                 large and still leaving. None: it may overtake any.
+            behind: Numbers of calls that it does not overtake, if it is for no engines in particular.
 
         Returns:
             The call's number, for `withdraw`.
@@ -247,7 +251,7 @@ class Channel:
             self._watched.pop(number, None)
             departures.unmake(number)
             raise self._error
-        departures.leave(number, pieces, targets)
+        departures.leave(number, pieces, targets, behind)
         return number
 
     def withdraw(self, number: int | tuple[int, ...]) -> None:
@@ -321,6 +325,11 @@ class Channel:
                 self._pending.pop(number, None)
                 self._partial.pop(number, None)
                 future.forget()
+
+    def under_way(self, kind: type) -> list[Any]:
+        """Return the futures of a kind that have not ended, in the order in which they were made or sent."""
+        futures = [*list(self.waiting), *(future for future, _ in list(self._pending.values()))]
+        return [future for future in futures if isinstance(future, kind) and not future.done()]  # type: ignore[attr-defined]
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -409,6 +418,8 @@ class Channel:
             error = ConnectionLost(str(self._error))
             if not fail(future, error):
                 _tell(future, error)
+        while self.waiting:
+            fail(self.waiting.popitem()[0], ConnectionLost(str(self._error)))
         self._partial.clear()
         self._departures.close()
         while self._watched:

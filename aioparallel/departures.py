@@ -120,15 +120,19 @@ class Departures:
             return self._lend(number, code, header, buffers)
         return self._encode_whole(number, code, header, buffers)
 
-    def leave(self, number: int, pieces: list[Any], targets: str | Sequence[int] | None) -> None:
-        """Send what `make` has made when its turn has come.
+    def leave(
+        self, number: int, pieces: list[Any], targets: str | Sequence[int] | None, behind: Sequence[int] = ()
+    ) -> None:
+        """Send what `make` has made when its turn has come (`Channel.call`).
 
         Raises:
             ConnectionLost: The loop is closed.
         """
         large = isinstance(pieces[0], (Bulk, _Staged))
-        if large or (targets is not None and self.line.leaving):
+        if large or (self.line.leaving and (targets is not None or behind)):
             with self._lining:
+                if targets is None:
+                    targets = self._places(number, behind, large)
                 if self.line.enter(number, targets, pieces, large=large):
                     self._release(pieces)
         else:
@@ -214,6 +218,15 @@ class Departures:
             self._wake(functools.partial(self._stage, pieces[0]))
         else:
             self.post(pieces)
+
+    def _places(self, number: int, behind: Sequence[int], large: bool) -> list[int]:
+        """Return what a call for no engine in particular has in the line, in place of engines.
+
+        That is a place of its own while it leaves, which those name that are behind it. These also have one in common:
+        so none of them overtakes another that waits, and there are few queues.
+        """
+        places = [-1, *(-1 - each for each in behind if each in self.line.leaving)] if behind else []
+        return [*places, -1 - number] if large else places
 
     def _stage(self, staged: _Staged) -> None:
         """Have another thread copy what would hold up the loop for long."""

@@ -65,6 +65,12 @@ class TaskReply(Reply):
         error = future.exception() if future.done() and not future.cancelled() else None
         return Receipt(error.step, error.seconds) if isinstance(error, TaskAborted | TaskTimeout) else None
 
+    def call_on(self, channel: Any) -> int | None:
+        """Return the number by which a channel's controller knows it, if it gives the same value as here."""
+        # What its callbacks make of the value, only this program knows.
+        same = self._channel is channel and self._steps is None and not self.done()
+        return self.number or None if same else None
+
     def ended_as(self, receipt: Receipt | Exception) -> None:
         """The work has ended, if it was cancelled: so; or nobody will ever tell how, for that reason."""
         coming = self._coming

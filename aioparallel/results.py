@@ -44,6 +44,7 @@ NAMES = {
     "run_file": ("verb", "source", "filename"),
     "get_result": ("verb", "i"),
     "forward_logging": ("verb", "session", "request", "logger", "level"),
+    "perform": ("verb", "task"),
     "end_forwarding": ("verb", "session", "request"),
 }
 

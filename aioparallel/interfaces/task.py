@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from aioparallel.dispatch import Dispatcher
 from aioparallel.errors import OperationError, ParentsDelivered, ResultGone, TaskAborted
-from aioparallel.face import Client
 from aioparallel.graph import Condition, Outcome
 from aioparallel.interface import ClientProxy, Interface, remote
-from aioparallel.mapping import Mapping
 from aioparallel.policies import Policy
 from aioparallel.schedulers import find_policy
-from aioparallel.taskcalls import TaskCalls
+from aioparallel.taskface import TaskClient
 from aioparallel.taskreport import Overview
 from aioparallel.taskstate import Ended, Task
 from aioparallel.terms import Parent, Relation, Terms
@@ -296,56 +293,6 @@ def _numbers(tasks: Any) -> list[int]:
     if not isinstance(tasks, list) or not all(type(number) is int for number in tasks):
         raise OperationError(f"tasks are a list of ids, not {tasks!r}"[:1000])
     return tasks
-
-
-class TaskClient(TaskCalls, Client):
-    """The asyncio face: `submit` returns an awaitable handle, `map` an async iterator."""
-
-    interface: ClassVar[str] = "task"
-
-    def map(
-        self, f: Callable[..., Any], *iterables: Iterable[Any], chunksize: int | None = None, ordered: bool = True
-    ) -> AsyncIterator[Any]:
-        """Call `f` on the items of the iterables, many at a time; iterate over the values with `async for`.
-
-        Input is consumed within a bounded window, so it may be infinite. Leaving the loop early (and closing
-        the iterator) withdraws the rest.
-
-        Args:
-            f: What to call.
-            iterables: As for the builtin `map`.
-            chunksize: Items to a message; None adapts to how long they take.
-            ordered: Whether values come in the order of the input, or as they are ready.
-
-        Raises:
-            ValueError: `chunksize` is not a number from 1 on.
-        """
-        return self._mapped(Mapping(self, f, iterables, chunksize), ordered)
-
-    async def _mapped(self, mapping: Mapping, ordered: bool) -> AsyncIterator[Any]:
-        try:
-            while mapping.pending:
-                if ordered:
-                    ready = [mapping.pending.popleft()]
-                else:
-                    done, _ = await asyncio.wait(mapping.pending, return_when=asyncio.FIRST_COMPLETED)
-                    ready = [handle for handle in mapping.pending if handle in done]
-                    for handle in ready:
-                        mapping.pending.remove(handle)
-                while ready:
-                    handle = ready.pop(0)
-                    try:
-                        answer = await handle
-                    except BaseException:
-                        mapping.pending.extend(ready)
-                        raise
-                    for value in mapping.settled(handle, answer):
-                        yield value
-        finally:
-            mapping.cancel()
-
-    def _engine_count(self) -> int:
-        return len(self.channel.engines)
 
 
 TaskInterface.client = TaskClient
