@@ -258,9 +258,8 @@ class ModelKernel(Kernel):
             self._loop.call_soon(self._exit)
 
     def vanish(self) -> None:
-        """End together with the host: there is nobody who could hear of it."""
+        """End together with the host: there is nobody who could hear of it, until the host's remains are put away."""
         self._over = 0
-        self.on_exit = _nobody_hears
         self._stop()
         self._said.clear()
 

@@ -11,13 +11,15 @@ __all__ = ["KEPT", "Plateau"]
 #: What may be remembered when the work is over: all of it is bounded.
 KEPT = frozenset(
     {
+        "Book.candidates",
         "Channel._codes",
         "Channel.engines",
         "ClientProxy._methods",
         "Deaths._times",
         "Dispatcher.failures",
-        "Engine.properties",
+        "Engine._properties",
         "EngineHost._engines",
+        "Ledger._gone",
         "Lengths._known",
         "Roster._free",
         "Seat._forgotten",

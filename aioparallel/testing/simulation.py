@@ -7,7 +7,7 @@ import contextlib
 import contextvars
 import itertools
 import signal as signals
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -88,6 +88,7 @@ class Simulation:
         seed: Decides all that is random.
         hosts: How many engine hosts there are at first.
         engines: How many engines each has.
+        resources: What each engine has, by name, where nothing else is said.
         latency: How long what is sent takes at most, seconds; each time another part of it.
         limits: The bounds; nothing is ever in shared memory.
         interfaces: What the controller hosts: names, or interfaces.
@@ -111,6 +112,7 @@ class Simulation:
         seed: int = 0,
         hosts: int = 2,
         engines: int = 2,
+        resources: Mapping[str, float] | None = None,
         latency: float = 0.002,
         limits: Limits | None = None,
         interfaces: Sequence[str | Interface] = ("multiengine", "task", "monitor"),
@@ -130,6 +132,7 @@ class Simulation:
         self.trace = Trace(self._loop.time)
         self._witness = Witness(self.limits, self.trace.add, self._accuse)
         self._first = hosts, engines
+        self._resources = dict(resources or {})
         self._latency = latency
         self._interfaces = interfaces
         self._boots = self._luck.stream("boots")
@@ -196,8 +199,16 @@ class Simulation:
         """The ids of the engines that the controller has, ascending."""
         return list(self.controller.engines)
 
-    async def add_host(self, engines: int = 1) -> SimulatedHost:
-        """Start one more engine host; return it when its engines have joined."""
+    async def add_host(self, engines: int = 1, *, resources: Mapping[str, float] | None = None) -> SimulatedHost:
+        """Start one more engine host; return it when its engines have joined.
+
+        Args:
+            engines: How many engines it has.
+            resources: What each of them has, by name; None: what was said at the beginning.
+
+        Raises:
+            ConnectionLost: Something befell it before that.
+        """
         name = f"host {next(self._numbers['host'])}"
         kernels: list[ModelKernel] = []
 
@@ -208,7 +219,10 @@ class Simulation:
 
         capability = self.controller.capability("engine", addresses=(ADDRESS,))
         source = self._luck.source(name, self._loop.time)
-        real = EngineHost(capability, n=engines, source=source, limits=self.limits, make_kernel=make_kernel)
+        has = self._resources if resources is None else resources
+        real = EngineHost(
+            capability, n=engines, source=source, limits=self.limits, make_kernel=make_kernel, resources=has
+        )
         host = SimulatedHost(name, real, kernels)
         self.hosts.append(host)
         with self._dials(name):

@@ -29,8 +29,11 @@ __all__ = ["Witness"]
 
 #: How many deaths a task must have caused to be given up, and as what it is given up.
 STRIKES, POISONED = 3, ("EngineDied", "EngineLost", "TaskPoisoned")
-#: Operations whose payload becomes a command, by interface.
+#: Operations whose payload becomes a command, by interface; and those of tasks that say on which terms.
 WORK = {"task": ("submit", "submit_with", "run"), "multiengine": ("submit", "set_up")}
+ON_TERMS = ("submit_with", "run")
+#: Answers of engines after which a command has not begun, and those after which it has failed.
+NOT_BEGUN, HAS_FAILED = ("RETURNED", "CANCELLED", "REJECTED", "spared"), ("ERROR", "FAULT")
 
 
 class _Ear:
@@ -73,21 +76,25 @@ class _Work:
     """A call whose payload is for engines.
 
     Attributes:
+        key: What it is known by.
         name: Whose it is, for people.
         interface: By which it was made.
         once: Whether it may run once at most.
         alike: Whether another call is packed alike: then nobody can tell whose command is whose.
         leases: The commands that were sent for it.
         results: What engines answered.
+        excused: Whether its client was told that it can't run: what follows is of another task, or a refusal.
         done: Whether its client has been answered.
     """
 
+    key: bytes
     name: str
     interface: str
     once: bool = False
     alike: bool = False
     leases: list[_Lease] = field(default_factory=list)
     results: set[bytes] = field(default_factory=set)
+    excused: bool = False
     done: bool = False
 
 
@@ -173,7 +180,7 @@ class Witness:
             for each in self._conversations
             if each.is_open()
             for number, call in each.calls.items()
-            if number not in each.cancelled
+            if number not in each.cancelled or each.interface == "task"
         ]
 
     def leased(self) -> list[str]:
@@ -207,8 +214,9 @@ class Witness:
             operation = client.operation(frame.code)
             work: _Work | str = operation
             if operation in WORK.get(client.interface, ()) and (key := _key(frame)):
-                label = frame.header.decode("utf-8", "replace")
-                work = self._known(key, f"{client.name}'s {frame.id}", client.interface, "at_most_once" in label)
+                once = operation in ON_TERMS and bool(frame.json().get("at_most_once"))
+                known = self._known(key, f"{client.name}'s {frame.id}", client.interface, once)
+                work = operation if operation == "run" else known
             client.calls[frame.id] = work
             self._note(client.name, "calls {0}: {1} {2}", frame.id, operation, frame.header[:200])
         elif frame.kind == Kind.CANCEL:
@@ -219,7 +227,7 @@ class Witness:
         """Return what is known of a call that is made."""
         known = self._work.get(key)
         if known is None:
-            known = self._work[key] = _Work(name, interface, once)
+            known = self._work[key] = _Work(key, name, interface, once)
         else:
             known.alike = True
         return known
@@ -235,27 +243,35 @@ class Witness:
         if call is None:
             self._accuse(f"{client.name}: call {frame.id} was answered again, or never made")
             return
-        if isinstance(call, _Work):
-            if code in (Status.OK, Status.ERROR) and call.interface == "task" and _value(frame) not in call.results:
-                self._accuse(f"{call.name} was answered with what no engine gave for it")
-            if last and call.interface == "task":
-                call.done = True
-                self._count_tries(call, frame, code, tried)
+        if isinstance(call, _Work) and call.interface == "task":
+            self._task_answered(call, frame, code, tried, last=last)
         if last:
             del client.calls[frame.id]
             client.cancelled.discard(frame.id)
 
+    def _task_answered(self, work: _Work, frame: Frame, code: int, tried: int, *, last: bool) -> None:
+        if not last:
+            work.excused = True
+            return
+        work.done = True
+        if code == Status.FAULT and not work.leases:
+            # It may come again: what it depends on had been answered.
+            self._work.pop(work.key, None)
+        if code in (Status.OK, Status.ERROR) and not work.excused and _value(frame) not in work.results:
+            self._accuse(f"{work.name} was answered with what no engine gave for it")
+        self._count_tries(work, frame, code, tried)
+
     def _count_tries(self, work: _Work, frame: Frame, code: int, tried: int) -> None:
         """Compare how often a task is said to have been tried with how often it was."""
-        if work.alike:
+        if work.alike or work.excused:
             return
+        before = work.leases[:-1] if work.leases and work.leases[-1].answered in HAS_FAILED else work.leases
         deaths = sum(lease.answered == "died" for lease in work.leases)
-        failures = sum(lease.answered == "ERROR" for lease in work.leases)
+        failures = sum(lease.answered in HAS_FAILED for lease in before)
         lost = sum(not lease.answered and not lease.ear.is_open() for lease in work.leases)
-        most = deaths + failures + lost - (code != Status.OK)
         if code == Status.FAULT and frame.json().get("error") in POISONED and not work.once and deaths + lost < STRIKES:
             self._accuse(f"{work.name} was given up after {deaths} deaths of kernels and {lost} of hosts that ran it")
-        if code in (Status.OK, Status.ERROR) and not deaths + failures - (code != Status.OK) <= tried <= most:
+        if code in (Status.OK, Status.ERROR) and not deaths + failures <= tried <= deaths + failures + lost:
             self._accuse(
                 f"{work.name} is said to have been tried {tried} times before; kernels died of it {deaths} times, it "
                 f"failed {failures} times, its host was lost {lost} times"
@@ -289,7 +305,7 @@ class Witness:
             self._accuse(f"{work.name} was sent to engine {lease.engine} after it had been done")
         if work.done and work.interface == "task":
             self._accuse(f"{work.name} was sent to engine {lease.engine} after its client had been answered")
-        begun = [each for each in earlier if each.answered not in ("RETURNED", "CANCELLED", "spared")]
+        begun = [each for each in earlier if each.answered not in NOT_BEGUN]
         if begun and (work.once or work.interface != "task"):
             self._accuse(f"{work.name} was sent to engine {lease.engine} again, and may run once at most")
 

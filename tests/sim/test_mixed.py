@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from aioparallel.testing import explore
-from sim.scenario import mixed
+from sim.scenario import OPTIONS, mixed
 
 SEEDS, PART = 500, 25
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, PART))
 def test_every_promise_is_kept(first: int) -> None:
-    explore(mixed, range(first, first + PART))
+    explore(mixed, range(first, first + PART), **OPTIONS)
 
 
 def digests(hash_seed: str, first: int) -> str:
     program = (
-        "from sim.scenario import mixed\nfrom aioparallel.testing import simulate\n"
-        f"print([simulate(mixed, seed).trace.digest for seed in range({first}, 12)])"
+        "from sim.scenario import OPTIONS, mixed\nfrom aioparallel.testing import simulate\n"
+        f"print([simulate(mixed, seed, **OPTIONS).trace.digest for seed in range({first}, 12)])"
     )
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=100)
