@@ -19,7 +19,7 @@ from aioparallel.limits import PIECE, Limits
 from aioparallel.namespace import Namespace
 from aioparallel.wire import JOINED, RESULT_META, Buffer, Bulk, Frame, KernelCall, Kind, Sendable, Status, encode
 
-__all__ = ["ModelKernel", "Stage", "Survives", "crash", "work"]
+__all__ = ["ModelKernel", "Pipe", "Stage", "Survives", "crash", "work"]
 
 T = TypeVar("T")
 
@@ -86,10 +86,29 @@ def crash(number: int = signal.SIGKILL) -> None:
         _doing.crash = number
 
 
+class Pipe:
+    """What frames pass between hosts and kernels: they are encoded and decoded as on a real socket, but at once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._decoder = Decoder(limits)
+        self._streams = itertools.count()
+
+    def pass_on(self, pieces: Iterable[Sendable]) -> list[Frame]:
+        """Return frames as they arrive."""
+        data = bytearray()
+        for piece in pieces:
+            if isinstance(piece, Bulk):
+                for cut in piece.cut(next(self._streams), PIECE):
+                    data += b"".join(cut)
+            else:
+                data += piece
+        return self._decoder.feed(data)
+
+
 class Stage(Protocol):
     """What a model kernel asks of the simulation it is part of."""
 
-    limits: Limits
+    pipe: Pipe
 
     def new_pid(self) -> int:
         """Return a number that no other kernel has."""
@@ -131,7 +150,6 @@ class ModelKernel(Kernel):
         self.engine = -1
         self._stage = stage
         self._loop = asyncio.get_running_loop()
-        self._inbound, self._outbound = _Pipe(stage.limits), _Pipe(stage.limits)
         self._pid = 0
         self._namespace: Namespace | None = None
         self._waiting: deque[Frame] = deque()
@@ -185,7 +203,7 @@ class ModelKernel(Kernel):
 
     def send(self, pieces: Iterable[Sendable]) -> None:
         """Send it frames; they are there at once."""
-        for frame in self._inbound(pieces):
+        for frame in self._stage.pipe.pass_on(pieces):
             if frame.kind == Kind.COMMAND:
                 self._waiting.append(frame)
             elif frame.kind == Kind.CALL and frame.code == KernelCall.SETUP:
@@ -329,32 +347,13 @@ class ModelKernel(Kernel):
         """Send the host frames, which come as they would over a socket."""
         if not self._said:
             self._loop.call_soon(self._give_out)
-        self._said += self._outbound(pieces)
+        self._said += self._stage.pipe.pass_on(pieces)
 
     def _give_out(self) -> None:
         if self._said and self._reading:
             said = list(self._said)
             self._said.clear()
             self.on_frames(said)
-
-
-class _Pipe:
-    """One direction between a host and its kernel: frames are encoded and decoded as on a real socket."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._decoder = Decoder(limits)
-        self._streams = itertools.count()
-
-    def __call__(self, pieces: Iterable[Sendable]) -> list[Frame]:
-        """Return frames as they arrive."""
-        data = bytearray()
-        for piece in pieces:
-            if isinstance(piece, Bulk):
-                for cut in piece.cut(next(self._streams), PIECE):
-                    data += b"".join(cut)
-            else:
-                data += piece
-        return self._decoder.feed(data)
 
 
 def _nobody_hears(returncode: int, output: str) -> None:

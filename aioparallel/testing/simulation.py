@@ -22,7 +22,7 @@ from aioparallel.interface import ClientProxy, Interface
 from aioparallel.limits import Limits
 from aioparallel.testing.links import Link
 from aioparallel.testing.luck import Luck, Random
-from aioparallel.testing.model import ModelKernel
+from aioparallel.testing.model import ModelKernel, Pipe
 from aioparallel.testing.plateau import Plateau
 from aioparallel.testing.storm import Storm
 from aioparallel.testing.trace import Trace
@@ -135,6 +135,7 @@ class Simulation:
         self._resources = dict(resources or {})
         self._latency = latency
         self._interfaces = interfaces
+        self.pipe = Pipe(self.limits)
         self._boots = self._luck.stream("boots")
         self._links: dict[str, Link] = {}
         self._clients: list[tuple[str, Client]] = []
@@ -175,6 +176,7 @@ class Simulation:
     async def settle(self) -> None:
         """Wait until all that was begun is over, and see that nothing is left of it; as at the end of the scenario."""
         end, pause = self._loop.time() + QUIET, LOOK
+        await asyncio.sleep(pause)
         while left := self._left_over():
             if self._loop.time() >= end:
                 for one in left:
