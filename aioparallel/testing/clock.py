@@ -16,6 +16,9 @@ __all__ = ["VirtualLoop"]
 
 Ts = TypeVarTuple("Ts")
 
+#: So many turns in a row without time passing are taken for a circle.
+TURNS = 100_000
+
 
 class _Task(asyncio.Task[Any]):
     """A task whose place in a set does not depend on where it lies in memory: asyncio keeps tasks in sets."""
@@ -46,6 +49,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         self._until: float | None = None
+        self._turns = 0
         self._places = itertools.count(1)
         super().__init__(_Nowhere(self._wait))
         self.set_task_factory(self._make_task)
@@ -108,8 +112,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Let time pass until the next timer.
 
         Raises:
-            RuntimeError: There is none: everybody waits, and for ever.
+            RuntimeError: There is none: everybody waits, and for ever. Or time will never pass.
         """
+        self._turns = 0 if timeout else self._turns + 1
+        if self._turns > TURNS:
+            self._turns = 0
+            raise RuntimeError(f"{TURNS:,} turns of the loop in which no time has passed: something goes round")
         if self._until is not None and (timeout is None or self._now + timeout > self._until):
             self.stop()
         elif timeout is None:

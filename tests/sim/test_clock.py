@@ -50,6 +50,19 @@ def test_nobody_waits_for_ever(loop: VirtualLoop) -> None:
         loop.run_until_complete(task)
 
 
+def test_nobody_goes_round_for_ever(loop: VirtualLoop) -> None:
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    task = loop.create_task(main())
+    with pytest.raises(RuntimeError, match="no time has passed"):
+        loop.run_until_complete(task)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        loop.run_until_complete(task)
+
+
 def test_it_runs_until_it_is_idle(loop: VirtualLoop) -> None:
     fired: list[str] = []
     loop.call_later(5, fired.append, "late")
