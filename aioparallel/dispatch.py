@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aioparallel.errors import DependencyError, EngineLost, OperationError, ParallelError, ResultGone
+from aioparallel.errors import DependencyError, EngineLost, InvalidEngineID, OperationError, ParallelError, ResultGone
 from aioparallel.graph import Condition, Graph, Impossible, Outcome, Ready
 from aioparallel.ledger import Ledger
 from aioparallel.placing import Placing
@@ -61,15 +61,18 @@ class Dispatcher:
         total: How many there have been; the next one's id.
         failures: The last that failed.
         unattended: Those that answer nobody, by id, until they are over.
+        clients: The clients whose calls they answer.
         done: Takes what an engine answers.
     """
 
     def __init__(self, host: Host, policy: Policy | None = None) -> None:
-        self.placing = Placing(host, policy, self._failed)
+        self.placing = Placing(host, policy, self._failed, self._emptied)
+        self._scheduler = self.placing.scheduler
         self.ledger: Ledger[Report] = Ledger(host.limits.results, host.limits.result_ttl)
         self.failures: deque[Failure] = deque(maxlen=FAILURES)
         self.total = 0
         self.unattended: dict[int, Task] = {}
+        self.clients: dict[ClientProxy, None] = {}
         # Made once: every task holds it.
         self.done: Callable[[Any, Any], None] = self._done
         self._host = host
@@ -85,12 +88,12 @@ class Dispatcher:
     @property
     def scheduled(self) -> int:
         """How many tasks wait."""
-        return self.placing.scheduler.waiting + len(self._graph)
+        return self._scheduler.waiting + len(self._graph)
 
     @property
     def pending(self) -> int:
         """How many tasks are at engines."""
-        return self.placing.scheduler.placed
+        return self._scheduler.placed
 
     def close(self) -> None:
         """Let no timer go off any more."""
@@ -106,13 +109,18 @@ class Dispatcher:
         """Take in a task of a client; to be followed by `start` or `start_after`.
 
         Raises:
+            InvalidEngineID: It may only run where its client's capability does not reach.
             ParallelError: Its payload was in shared memory that is gone.
             OSError: There is no memory or no descriptor for it.
         """
+        reach = client.grant.engines
+        if terms is not None and terms.engines is not None and reach is not None and reach.isdisjoint(terms.engines):
+            wanted = ", ".join(map(str, sorted(terms.engines)))
+            raise InvalidEngineID(f"this capability does not reach the engines {wanted}")
         task = Task(self, self.total, client, frame, label)
         if terms is not None:
             task.agree(terms)
-        elif client.grant.engines is not None:
+        elif reach is not None:
             task.look_anew()
         self.total += 1
         client.hold(frame.size)
@@ -198,7 +206,7 @@ class Dispatcher:
         engine, task.engine = task.engine, None
         assert engine is not None
         if task.course is None and not task.awaited and isinstance(result, Frame) and result.code == Status.OK:
-            self.placing.scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
+            self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1])
             task.over = True
             self.ledger.count(task.id, True)
             client = task.owner
@@ -211,15 +219,14 @@ class Dispatcher:
 
     def _judge(self, task: Task, engine: Engine, result: Frame | ParallelError) -> None:
         """Take an answer that needs a closer look."""
-        scheduler = self.placing.scheduler
         struck = True
         if isinstance(result, EngineLost):
             # What it had is answered in the order in which it was sent: only the first can have been running.
-            struck = bool(scheduler.engine_left(engine.id))
+            struck = bool(self._scheduler.engine_left(engine.id))
         seconds = None
         if isinstance(result, Frame) and result.code in (Status.OK, Status.ERROR):
             seconds = RESULT_META.unpack_from(result.body[0])[1]
-        scheduler.task_done(task, seconds)
+        self._scheduler.task_done(task, seconds)
         ended = judge(task, result, engine.id, self._loop.time(), self._host.engines, struck=struck)
         if ended is not None:
             self._over(task, ended)
@@ -232,7 +239,7 @@ class Dispatcher:
     def _give_up(self, task: Task) -> None:
         """The time is over in which an engine had to take a task; one that has it now still may."""
         del self._refused[task]
-        if task.engine is None and self.placing.scheduler.task_removed(task):
+        if task.engine is None and self._scheduler.task_removed(task):
             self._over(task, refused_everywhere(task, self._host.engines))
             self.placing.place()
 
@@ -244,7 +251,7 @@ class Dispatcher:
             return
         if task.engine is None:
             if not self._graph.remove(task):
-                self.placing.scheduler.task_removed(task)
+                self._scheduler.task_removed(task)
         else:
             task.ending = self._loop.time()
             task.engine.end(task)
@@ -258,6 +265,14 @@ class Dispatcher:
 
     def _failed(self, task: Task, error: ParallelError) -> None:
         self._over(task, Ended(False, error))
+
+    def _emptied(self) -> None:
+        """There is no task, after there have been many: let go of the memory that they took."""
+        for client in self.clients:
+            if not client.calls:
+                client.calls = {}
+        if not self.unattended:
+            self.unattended = {}
 
     def _over(self, task: Task, ended: Ended) -> None:
         """A task is over, and so are those that can't begin because of that."""
@@ -379,7 +394,7 @@ class Dispatcher:
             others = f" and {parents[1].title}" if len(parents) == 2 else others
             clause = f"it waits for {parents[0].title}{others}"
         else:
-            clause = self.placing.scheduler.why(task)
+            clause = self._scheduler.why(task)
         refusals = task.course.refusals if task.course is not None else {}
         refused = f" (refused by {', '.join(map(str, refusals))})" if refusals else ""
         return f"{task.title}: {clause}{refused}"
@@ -400,7 +415,7 @@ def _outcome(ended: Ended) -> Outcome:
 
 def _reason(ended: Ended) -> str:
     error = fault_of(ended.result)
-    return "its code raised an exception" if error is None else str(error)
+    return "its code raised an exception" if error is None else str(error)[:1000]
 
 
 def _as_ours(error: ParallelError | OSError) -> ParallelError:

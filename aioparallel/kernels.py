@@ -89,9 +89,9 @@ class Kernel(ABC):
         """The id of the command that it runs right now, or None."""
 
     @property
+    @abstractmethod
     def latest(self) -> int | None:
         """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
-        return self.running
 
     @property
     def shares(self) -> bool:
@@ -112,16 +112,10 @@ class Kernel(ABC):
 
     @abstractmethod
     def withdraw(self, number: int) -> None:
-        """Withdraw a command that was sent: it is answered as cancelled, unless it has begun: then it is left alone.
+        """Withdraw a command that was sent: it is answered as cancelled in its turn, unless it has begun.
 
-        If it is not `running` afterwards, it will not begin.
+        If it is not the `latest` afterwards, nor one before that, it will not begin.
         """
-
-    def cancel(self, number: int) -> None:
-        """Withdraw a command, and interrupt it if it has begun."""
-        self.withdraw(number)
-        if self.running == number:
-            self.interrupt(number)
 
     @abstractmethod
     def interrupt(self, number: int) -> None:

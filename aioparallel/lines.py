@@ -107,7 +107,7 @@ class Line(Generic[T]):
 
     __slots__ = (
         *("again", "book", "client", "closed", "entered", "key", "kinds"),
-        *("priority", "runs", "serial", "stale", "tasks"),
+        *("priority", "runs", "serial", "stale", "tasks", "usual"),
     )
 
     def __init__(self, book: Book, key: Hashable, client: Client, *, priority: int, again: bool, serial: int) -> None:
@@ -126,6 +126,8 @@ class Line(Generic[T]):
         self.kinds: dict[bytes, Kind] = {}
         #: Whether it is among its level's turns.
         self.entered = False
+        #: Whether it is one that a client will want again.
+        self.usual = book.needs is None and not priority and not again
 
     def __repr__(self) -> str:
         return f"<Line of {len(self)} of {self.client!r}, priority {self.priority}>"
@@ -177,6 +179,11 @@ class Line(Generic[T]):
             # What comes next is later than the run that is the last one now.
             self.client.last = None
         return task
+
+    def trim(self, lifo: bool) -> None:
+        """Let go of removed ones that would be next."""
+        while self.stale and self.tasks[-lifo] in self.stale:
+            self.stale.discard(self.pop_last() if lifo else self.pop_first())
 
     def compact(self) -> None:
         """Let go of the removed ones."""

@@ -10,12 +10,16 @@ from aioparallel.errors import MessageTooLarge, ParallelError
 from aioparallel.policies import Policy
 from aioparallel.scheduler import Scheduler
 from aioparallel.taskstate import Task
+from aioparallel.turn import Turn
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
     from aioparallel.interface import ClientProxy, Host
 
 __all__ = ["Placing"]
+
+#: So many tasks have waited at once that it is worth something to let go of what they took.
+MANY = 10_000
 
 
 class Placing:
@@ -25,16 +29,27 @@ class Placing:
         host: The controller.
         policy: Which of several free engines takes a task.
         failed: Told of a task that can't be given to any engine, and why; it is none of these any more.
+        emptied: Told that there is none, after there have been many.
 
     Attributes:
         scheduler: Who decides.
     """
 
-    def __init__(self, host: Host, policy: Policy | None, failed: Callable[[Task, ParallelError], None]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        policy: Policy | None,
+        failed: Callable[[Task, ParallelError], None],
+        emptied: Callable[[], None],
+    ) -> None:
         self.scheduler: Scheduler[Task] = Scheduler(policy)
         self._host = host
         self._failed = failed
+        self._emptied = emptied
+        self._most = 0
         self._loop = asyncio.get_running_loop()
+        self._turn = Turn.of_running_loop()
+        self._due = False
         self._paused: dict[ClientProxy, None] = {}
         #: Tasks that can't run everywhere because of what happened: they followed their parents, or were refused.
         self._choosy: dict[Task, None] = {}
@@ -45,6 +60,7 @@ class Placing:
 
     def close(self) -> None:
         """Decide nothing any more."""
+        self._due = True
         if self._waking is not None:
             self._waking.cancel()
 
@@ -64,20 +80,38 @@ class Placing:
             self._choosy[task] = None
 
     def place(self) -> None:
-        """Carry out what the scheduler decides."""
+        """Have carried out what the scheduler decides: once for all that happens in this turn of the loop."""
+        if not self._due:
+            self._due = True
+            self._turn.due(self._place)
+
+    def _place(self) -> None:
+        self._due = False
         scheduler, now = self.scheduler, self._loop.time()
         self._give(now)
         recalled = scheduler.recalls(now)
         if recalled and self._ask_back(recalled):
             self._give(now)
+        waiting = scheduler.waiting
+        if waiting > self._most:
+            self._most = waiting
+        elif self._most > MANY and not waiting and not scheduler.placed:
+            self._trim()
         wake = scheduler.wake
         if wake is not None and (self._waking is None or wake < self._waking.when()):
-            self.close()
+            if self._waking is not None:
+                self._waking.cancel()
             self._waking = self._loop.call_at(wake, self._wake)
+
+    def _trim(self) -> None:
+        """Let go of the memory that many tasks took: dicts keep their tables when they are emptied."""
+        self._most = 0
+        self.scheduler.trim()
+        self._emptied()
 
     def _wake(self) -> None:
         self._waking = None
-        self.place()
+        self._place()
 
     def _give(self, now: float) -> None:
         """Give tasks to engines as long as there are some for which one has room."""

@@ -26,7 +26,7 @@ def why_placed(task: T, engine: Engine[T]) -> str:
     if engine.paused:
         told += f"{' and' if before else ';'} its kernel is down"
     if task in engine.asked:
-        told += ", and it was asked back, for another engine is idle"
+        told += ", and it was asked back"
     return told
 
 
@@ -59,8 +59,9 @@ def why_waiting(
     if higher:
         return f"{_count(higher)} of higher priority {'goes' if higher == 1 else 'go'} first"
     before = _before(task, line, waiting.lifo)
-    busy = "every engine" if needs is None else _named(engine.id for engine in candidates)
-    told = f"it waits for {busy} to have room" if needs is not None else "every engine is busy"
+    told = "every engine is busy"
+    if needs is not None:
+        told = f"it waits for {_named((engine.id for engine in candidates), 'or')} to have room"
     if before:
         told += f", and {_tasks(before)} before it"
     return told
@@ -107,7 +108,7 @@ def _named(ids: Iterable[int], conjunction: str = "and") -> str:
     """Name engines: "engine 3", "engines 1, 2 and 5", "12 engines"."""
     names = [str(number) for number in ids]
     if len(names) > FEW:
-        return f"{'one' if conjunction == 'or' else 'all'} of {len(names)} engines"
+        return f"one of {len(names)} engines" if conjunction == "or" else f"{len(names)} engines"
     if len(names) < 2:
         return f"engine {''.join(names)}" if names else "no engine"
     start = "engine" if conjunction == "or" else "engines"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from math import inf
 from typing import Generic, TypeVar
 
 from aioparallel.lines import Kind, Needs
@@ -21,7 +20,7 @@ DEPTH = 256
 UNKNOWN = 1.0
 #: The least that a task is expected to take, seconds: an engine that has one is never as free as an idle one.
 SHORTEST = 1e-6
-#: The most, seconds: what kernels say is not trusted to be a time that anything could take.
+#: The most, seconds: longer than this is no time that a task could have taken.
 LONGEST = 1e9
 #: Labels whose length is remembered.
 LABELS = 1024
@@ -29,6 +28,7 @@ LABELS = 1024
 SECOND = 1_000_000_000
 AHEAD_NS = round(AHEAD * SECOND)
 UNKNOWN_NS = round(UNKNOWN * SECOND)
+SHORTEST_NS = round(SHORTEST * SECOND)
 #: Resources are counted in whole millionths.
 _UNIT = 1_000_000
 
@@ -63,10 +63,11 @@ class Engine(Generic[T]):
 
     def view(self) -> Candidate:
         """Return what a policy may see of it."""
-        if self.candidate is None:
+        seen = self.candidate
+        if seen is None or seen.last_used != -self.stamp:
             resources = {name: amount / _UNIT for name, amount in self.total.items()}
-            self.candidate = Candidate(self.id, self.load / SECOND, len(self.tasks), -self.stamp, resources)
-        return self.candidate
+            seen = self.candidate = Candidate(self.id, self.load / SECOND, len(self.tasks), -self.stamp, resources)
+        return seen
 
     def has_room(self) -> bool:
         """Whether it can be given one more task."""
@@ -138,6 +139,7 @@ def measured(seconds: float | None) -> int | None:
 
     Kernels measure it, and what they say may be no time at all.
     """
-    if seconds is None or not 0.0 <= seconds < inf:
+    if seconds is None or not 0.0 <= seconds <= LONGEST:
         return None
-    return round(min(max(seconds, SHORTEST), LONGEST) * SECOND)
+    length = int(seconds * SECOND)
+    return length if length > SHORTEST_NS else SHORTEST_NS

@@ -25,7 +25,7 @@ from typing import Generic, TypeVar
 from aioparallel.lines import Book, Kind, Needs
 from aioparallel.policies import LeastLoaded, Policy
 from aioparallel.reasons import why_placed, why_waiting
-from aioparallel.room import AHEAD, DEPTH, UNKNOWN_NS, Engine, Lengths, charged, measured
+from aioparallel.room import AHEAD, AHEAD_NS, DEPTH, UNKNOWN_NS, Engine, Lengths, charged, measured
 from aioparallel.waiting import Waiting
 
 __all__ = ["AHEAD", "DEPTH", "Needs", "Scheduler"]
@@ -50,7 +50,8 @@ class Scheduler(Generic[T]):
         self._waiting: Waiting[T] = Waiting(lifo=self._policy.lifo)
         self._placed: dict[T, Engine[T]] = {}
         self._engines: dict[int, Engine[T]] = {}
-        self._heap: list[tuple[int, int, int]] = []
+        #: Engines with room. An entry counts while its stamp is the engine's.
+        self._heap: list[tuple[int, int, Engine[T]]] = []
         #: Closed books, by the engines that may open them, or by None: any.
         self._closed: dict[int | None, dict[Book, None]] = {}
         #: Engines that have more than one task.
@@ -99,8 +100,9 @@ class Scheduler(Generic[T]):
         if engine in self._engines:
             raise ValueError(f"engine {engine} is here already: it must leave before it joins again")
         self._joins += 1
-        self._engines[engine] = Engine(engine, resources or {}, self._joins)
-        heappush(self._heap, (0, self._joins, engine))
+        joined: Engine[T] = Engine(engine, resources or {}, self._joins)
+        self._engines[engine] = joined
+        heappush(self._heap, (0, self._joins, joined))
         self._roster_changed()
 
     def engine_left(self, engine: int) -> list[T]:
@@ -109,6 +111,7 @@ class Scheduler(Generic[T]):
         if left is None:
             return []
         self._deep.pop(engine, None)
+        left.stamp = 0
         # It may be remembered as a candidate for a while: not so what it had.
         tasks = list(left.tasks)
         left.tasks.clear()
@@ -123,6 +126,7 @@ class Scheduler(Generic[T]):
         paused = self._engines.get(engine)
         if paused is not None and not paused.paused:
             paused.paused = True
+            paused.stamp = 0
             self._roster_changed()
 
     def engine_resumed(self, engine: int) -> None:
@@ -134,7 +138,8 @@ class Scheduler(Generic[T]):
         resumed.paused = False
         resumed.stamp = self._joins
         resumed.candidate = None
-        heappush(self._heap, (resumed.load, resumed.stamp, engine))
+        if resumed.has_room():
+            heappush(self._heap, (resumed.load, resumed.stamp, resumed))
         self._roster_changed()
 
     def task_added(
@@ -173,10 +178,9 @@ class Scheduler(Generic[T]):
         if engine is None:
             return
         kind, expectation = engine.tasks.pop(task)
-        left = len(engine.tasks)
         engine.load -= expectation
         engine.quiet = None
-        if left == 1:
+        if len(engine.tasks) == 1:
             del self._deep[engine.id]
         self._touch(engine)
         book = kind.line.book
@@ -186,7 +190,8 @@ class Scheduler(Generic[T]):
             self._room_at(engine)
         length = measured(seconds)
         if length is not None:
-            self._waiting.charge(kind.line.client, length - charged(expectation))
+            if length != expectation:
+                self._waiting.charge(kind.line.client, length - charged(expectation))
             self._lengths.learn(kind.label, length)
         elif task in engine.asked:
             self._waiting.charge(kind.line.client, -charged(expectation))
@@ -226,6 +231,10 @@ class Scheduler(Generic[T]):
         """A client is gone: its turns are forgotten. Tasks that wait in its name go on."""
         self._waiting.forget(client)
 
+    def trim(self) -> None:
+        """Let go of memory that tasks took which wait no more."""
+        self._waiting.trim()
+
     def decide(self, now: float) -> list[tuple[T, int]]:
         """Return which waiting tasks go to which engine now; they count as placed.
 
@@ -234,25 +243,27 @@ class Scheduler(Generic[T]):
                 is lost by that: those made before are returned, and the next call raises.
         """
         decisions: list[tuple[T, int]] = []
-        waiting = self._waiting
-        while waiting.where:
-            engine = self._roomiest()
-            if engine is None:
-                break
+        waiting, heap = self._waiting, self._heap
+        while waiting.where and heap:
+            _, stamp, engine = heap[0]
+            if stamp != engine.stamp:
+                heappop(heap)
+                continue
             line = waiting.first()
             if line is None:
                 break
             book = line.book
             if book.needs is not None or not self._by_load:
                 try:
-                    engine = self._choose(book)
+                    chosen = self._choose(book)
                 except Exception:
                     if decisions:
                         break
                     raise
-                if engine is None:
+                if chosen is None:
                     self._close(book)
                     continue
+                engine = chosen
             task, kind = waiting.take(line)
             self._place(task, kind, engine, now)
             decisions.append((task, engine.id))
@@ -266,11 +277,8 @@ class Scheduler(Generic[T]):
         """
         self._wake = None
         recalled: list[tuple[T, int]] = []
-        roomiest = self._roomiest() if self._deep else None
-        if roomiest is None or roomiest.tasks:
-            return recalled
-        idle = [engine for engine in self._engines.values() if not engine.tasks and not engine.paused]
-        for engine in self._deep.values():
+        idle = self._idle() if self._deep else []
+        for engine in self._deep.values() if idle else ():
             later = self._recallable(engine, idle)
             if not later:
                 continue
@@ -298,44 +306,49 @@ class Scheduler(Generic[T]):
         return why_waiting(task, kind.line, self._waiting, self._engines, self._candidates(kind.line.book))
 
     def _place(self, task: T, kind: Kind, engine: Engine[T], now: float) -> None:
+        line = kind.line
+        expectation = self._lengths.expected(kind.label)
         under_way = len(engine.tasks)
         if not under_way:
             engine.quiet = now
         elif under_way == 1:
             self._deep[engine.id] = engine
-        expectation = self._lengths.expected(kind.label)
-        engine.load += expectation
         engine.tasks[task] = kind, expectation
+        engine.load += expectation
         self._placed[task] = engine
+        if self._heap[0][2] is engine:
+            heappop(self._heap)
         self._touch(engine)
-        needs = kind.line.book.needs
+        needs = line.book.needs
         if needs is not None and needs.resources:
             engine.hold(needs, 1)
-        self._waiting.charge(kind.line.client, charged(expectation))
-
-    def _roomiest(self) -> Engine[T] | None:
-        """Return the engine with the least load if it has room for one more."""
-        heap = self._heap
-        while heap:
-            _, stamp, engine_id = heap[0]
-            engine = self._engines.get(engine_id)
-            if engine is not None and engine.stamp == stamp and not engine.paused:
-                return engine if engine.has_room() else None
-            heappop(heap)
-        return None
+        self._waiting.charge(line.client, AHEAD_NS if expectation == UNKNOWN_NS else expectation)
 
     def _touch(self, engine: Engine[T]) -> None:
-        """Note that an engine's load changed; entries of the heap with an old stamp count for nothing."""
+        """Note that an engine's load changed; entries of the heap with an old stamp count for nothing.
+
+        One without room is not in the heap: it comes back when it has less to do.
+        """
         # Ever smaller: among equals the one that was busy last goes first, for its caches are still warm.
-        self._stamps -= 1
-        engine.stamp = self._stamps
-        engine.candidate = None
-        if engine.paused:
+        stamp = self._stamps = self._stamps - 1
+        engine.stamp = stamp
+        load, tasks = engine.load, len(engine.tasks)
+        if (tasks and (load > AHEAD_NS or tasks >= DEPTH)) or engine.paused:
             return
-        if len(self._heap) > 64 + 8 * len(self._engines):
-            self._heap = [(e.load, e.stamp, e.id) for e in self._engines.values() if e is not engine and not e.paused]
-            heapify(self._heap)
-        heappush(self._heap, (engine.load, engine.stamp, engine.id))
+        heap = self._heap
+        if len(heap) > 64 + 8 * len(self._engines):
+            heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
+            heapify(heap)
+        heappush(heap, (load, stamp, engine))
+
+    def _idle(self) -> list[Engine[T]]:
+        """Return the engines that have nothing to do; usually it is clear at once that there are none."""
+        heap = self._heap
+        while heap and heap[0][1] != heap[0][2].stamp:
+            heappop(heap)
+        if not heap or heap[0][2].tasks:
+            return []
+        return [engine for engine in self._engines.values() if not engine.tasks and not engine.paused]
 
     def _candidates(self, book: Book) -> list[Engine[T]]:
         """Return the engines that may run a book's tasks, in the order in which they joined."""

@@ -14,6 +14,8 @@ __all__ = ["find_policy"]
 
 logger = logging.getLogger(__name__)
 
+INSTEAD = "from now on the least loaded engine takes a task"
+
 
 class Guarded(Policy):
     """A stranger's policy, as long as it works; when it fails, `LeastLoaded` goes on in its place.
@@ -36,11 +38,11 @@ class Guarded(Policy):
         try:
             chosen = self._policy.choose(engines)
         except Exception:
-            logger.exception("scheduler %r failed; the least loaded engine is taken from now on", self._policy)
+            logger.exception("scheduler %r failed; %s", self._policy, INSTEAD)
         else:
             if any(chosen is engine for engine in engines):
                 return chosen
-            logger.error("scheduler %r chose %r, which it was not offered; …", self._policy, chosen)
+            logger.error("scheduler %r chose %r, which it was not offered; %s", self._policy, chosen, INSTEAD)
         self._policy = LeastLoaded()
         return self._policy.choose(engines)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -75,6 +75,14 @@ class SeatHost(Protocol):
         ...
 
 
+def _until(last: int | None, numbers: Iterable[int]) -> Iterator[int]:
+    """Yield numbers up to that one."""
+    for number in numbers:
+        yield number
+        if number == last:
+            return
+
+
 class Seat:
     """One engine's place.
 
@@ -115,6 +123,8 @@ class Seat:
         self._why_broken = ""
         #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
         self._unanswered: dict[int, Any] = {}
+        #: Those of them that will not begin: the controller has their answer.
+        self._withdrawn: set[int] = set()
         self._ladder = Ladder(grace)
         #: The first command that may be meant for this kernel.
         self._first = 0
@@ -224,15 +234,15 @@ class Seat:
         if self._ladder.doomed is not None:
             running, latest = None, self._ladder.doomed
         # They run in this order, so those before the latest are done, and their answers were on the way.
-        begun = latest in self._unanswered
+        begun = set(_until(latest, self._unanswered)) if latest in self._unanswered else set()
         for number in self._unanswered:
             error = self._ladder.verdict(number, self.engine)
-            if error is None:
-                self._fault(number, reason, output, running=number == running, begun=begun)
-            else:
+            if error is not None:
                 self._refuse(number, error)
-            begun = begun and number != latest
+            elif number not in self._withdrawn:
+                self._fault(number, reason, output, running=number == running, begun=number in begun)
         self._unanswered.clear()
+        self._withdrawn.clear()
         self._ladder.kernel_ended()
 
     def _dead(self, reason: str, output: str) -> None:
@@ -296,20 +306,32 @@ class Seat:
         """Withdraw a command; one that runs is interrupted."""
         if number not in self._unanswered:
             self._ladder.verdict(number, self.engine)  # it will never come
-        elif self._kernel is not None:
-            self._kernel.cancel(number)
+        elif self.recall(number) and self._kernel is not None:
+            self._kernel.interrupt(number)
 
     def end(self, number: int) -> None:
         """Withdraw a command; one that runs is ended, whatever that takes."""
-        if self.recall(number) and self._kernel is not None and self._kernel.running == number:
+        if self.recall(number):
             self._ladder.end(number)
 
     def recall(self, number: int) -> bool:
-        """Withdraw a command unless it has begun; return whether it was here."""
-        if number not in self._unanswered or self._kernel is None:
+        """Withdraw a command unless it has begun; return whether it runs.
+
+        One that will not begin is answered for at once: a kernel that runs something long would not, until that ends.
+        """
+        kernel = self._kernel
+        if kernel is None or number not in self._unanswered or number in self._withdrawn:
             return False
-        self._kernel.withdraw(number)
-        return True
+        kernel.withdraw(number)
+        latest = kernel.latest
+        # They run in this order. The latest may be about to begin, and be withdrawn in time: then the kernel says so.
+        if latest not in self._unanswered or number not in _until(latest, self._unanswered):
+            self._withdrawn.add(number)
+            self._ladder.verdict(number, self.engine)
+            self._watched.end(number)
+            engine = NO_ENGINE if self.engine is None else self.engine
+            self._host.send(encode(Kind.RESULT, number, code=Status.CANCELLED, engine=engine))
+        return kernel.running == number
 
     def watch(self, number: int) -> None:
         """Tell what a command writes, from its beginning on, while it runs."""
@@ -329,8 +351,12 @@ class Seat:
         if self._kernel is None or not self._unanswered:
             return False
         running = self._kernel.running
-        # What the kernel says, unless it has not come to the oldest yet, or its answer is on the way.
-        self._kernel.interrupt(running if running in self._unanswered else next(iter(self._unanswered)))
+        if running not in self._unanswered:
+            # It has not come to the oldest yet, or its answer is on the way.
+            running = next((number for number in self._unanswered if number not in self._withdrawn), None)
+        if running is None:
+            return False
+        self._kernel.interrupt(running)
         return True
 
     def restart(self, answer: Answer) -> None:
@@ -375,7 +401,10 @@ class Seat:
         engine = NO_ENGINE if self.engine is None else self.engine
         for frame in frames:
             if frame.kind == Kind.RESULT:
-                if frame.id in self._unanswered:
+                if self._withdrawn and frame.id in self._withdrawn:
+                    self._withdrawn.discard(frame.id)
+                    del self._unanswered[frame.id]
+                elif frame.id in self._unanswered:
                     del self._unanswered[frame.id]
                     error = self._ladder.answered(frame, self.engine) if self._ladder else None
                     if error is not None:

@@ -143,7 +143,8 @@ class TaskCalls(Submitting):
         """Wait until tasks have ended, well or badly; it does not count as asking for their results.
 
         Args:
-            tasks: An id or a future, or several; None: all that this client has futures of.
+            tasks: An id or a future, or several; None: all that this client has futures of, and all that were given to
+                `run` by whoever has its capability.
             timeout: Seconds to wait at most.
 
         Raises:
@@ -151,14 +152,13 @@ class TaskCalls(Submitting):
             TimeoutError: They took longer. They go on.
             TypeError: Something else than ids and futures.
         """
-        if tasks is None:
-            listed = self.channel.under_way(TaskReply)
-        else:
-            one = isinstance(tasks, int | TaskReply) or not isinstance(tasks, Iterable)
-            listed = [tasks] if one else list(tasks)
-        ids = list(dict.fromkeys(_id(task) for task in listed if isinstance(task, int)))
+        one = isinstance(tasks, int | TaskReply) or not isinstance(tasks, Iterable)
+        listed = self.channel.under_way(TaskReply) if tasks is None else [tasks] if one else list(tasks)
         futures = [task for task in listed if not isinstance(task, int)]
-        asked = self._begin("barrier", plain_value, header=json.dumps({"tasks": ids}).encode()) if ids else None
+        ids = None if tasks is None else list(dict.fromkeys(_id(task) for task in listed if isinstance(task, int)))
+        asked = None
+        if ids is None or ids:
+            asked = self._begin("barrier", plain_value, header=json.dumps({"tasks": ids}).encode())
         return self._wait_for_all(futures, timeout, asked)
 
     def spin(self, block: bool | None = None) -> Any:

@@ -28,17 +28,13 @@ class Overview:
 
     Args:
         tasks: All of them.
-
-    Attributes:
-        clients: The clients whose calls they answer.
     """
 
     def __init__(self, tasks: Dispatcher) -> None:
-        self.clients: dict[ClientProxy, None] = {}
         self._tasks = tasks
 
     def __repr__(self) -> str:
-        return f"<Overview of the tasks of {len(self.clients)} clients>"
+        return f"<Overview of {self._tasks!r}>"
 
     def find(self, client: ClientProxy, number: int) -> Task | None:
         """Return a task by its id; None if it is over.
@@ -62,7 +58,7 @@ class Overview:
 
     def _attended(self, *, latest: bool = False) -> Iterator[Task]:
         """Yield the tasks that somebody waits for, client by client, the oldest or the latest of each first."""
-        for client in self.clients:
+        for client in self._tasks.clients:
             for call in reversed(client.calls.values()) if latest else client.calls.values():
                 if isinstance(call, Task):
                     yield call

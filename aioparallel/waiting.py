@@ -90,19 +90,21 @@ class Waiting(Generic[T]):
         stale, tasks = len(line.stale), len(line.tasks)
         if stale == tasks or stale > STALE + tasks // 2:
             line.compact()
-        if not line.tasks:
+        if not line.tasks and not line.usual:
             self._end(line)
         return kind
 
     def first(self) -> Line[T] | None:
         """Return the line whose first task is next, among books that are open; None if nothing can go now."""
         if len(self.open) == 1:
-            return self.anywhere.first()
+            anywhere = self.anywhere
+            return anywhere.levels[-anywhere.order[0]].first() if len(anywhere.order) == 1 else anywhere.first()
         best: Line[T] | None = None
         least: tuple[int, int, int, bool, int] | None = None
         for book in self.open:
             line = book.first()
             if line is not None:
+                line.trim(self.lifo)
                 tick = -line.runs[-1][0] if self.lifo else line.runs[0][0]
                 rank = -line.priority, line.client.given, line.client.number, not line.again, tick
                 if least is None or rank < least:
@@ -111,15 +113,17 @@ class Waiting(Generic[T]):
 
     def take(self, line: Line[T]) -> tuple[T, Kind]:
         """Take the next task out of a line that has one."""
-        pop = line.pop_last if self.lifo else line.pop_first
-        task = pop()
-        while line.stale and task in line.stale:
-            line.stale.discard(task)
-            task = pop()
+        # The usual case first: nothing was removed, and no order with other lines is to be kept.
+        if not (line.stale or self.lifo or len(line.runs) > 1):
+            task = line.tasks.popleft()
+        else:
+            line.trim(self.lifo)
+            task = line.pop_last() if self.lifo else line.pop_first()
         if len(line.tasks) == len(line.stale):
             if line.stale:
                 line.compact()
-            self._end(line)
+            if not line.usual:
+                self._end(line)
         return task, self.where.pop(task)
 
     def close(self, book: Book) -> None:
@@ -141,12 +145,12 @@ class Waiting(Generic[T]):
             return
         if client.credit:
             # Never for nothing: turns would not change, and others with as little would wait.
-            paid = min(client.credit, nanoseconds - 1)
+            paid = client.credit if client.credit < nanoseconds else nanoseconds - 1
             client.credit -= paid
             nanoseconds -= paid
-        client.given += nanoseconds
-        if client.given > self._most:
-            self._most = client.given
+        given = client.given = client.given + nanoseconds
+        if given > self._most:
+            self._most = given
 
     def pause(self, key: Hashable) -> None:
         """Let others pass a client's tasks."""
@@ -162,6 +166,10 @@ class Waiting(Generic[T]):
         for line in client.lines:
             if line.tasks:
                 line.book.levels[line.priority].enter(line)
+
+    def trim(self) -> None:
+        """Let go of memory that tasks took which wait no more: a dict keeps its table when it is emptied."""
+        self.where = dict(self.where)
 
     def forget(self, key: Hashable) -> None:
         """A client is gone: no turns are kept for it, but tasks that still wait keep theirs."""
@@ -206,9 +214,13 @@ class Waiting(Generic[T]):
 
     def _begin(self, line: Line[T]) -> None:
         """An empty line is about to get a task."""
-        if not line.client.waits:
-            self._join(line.client)
-        line.book.levels[line.priority].enter(line)
+        client = line.client
+        # Looked at first, for it is so each time when one client's tasks come one by one: nobody has been given more.
+        alone = len(self._queued) == 1 and client in self._queued and client.given == self._most
+        if not alone and not client.waits:
+            self._join(client)
+        if not line.entered:
+            line.book.levels[line.priority].enter(line)
 
     def _join(self, client: Client) -> None:
         """A client has nothing waiting and is about to: what it did not use in the meantime is not owed to it.
@@ -222,10 +234,9 @@ class Waiting(Generic[T]):
         self._queued[client] = None
 
     def _end(self, line: Line[T]) -> None:
-        """A line has got empty. The usual one of a client is kept, since it will be wanted again."""
+        """A line has got empty, and is not the usual one of a client, which will be wanted again."""
         book = line.book
-        if line.priority or line.again or book.needs is not None:
-            book.drop(line)
-            if not book.levels and book.needs is not None:
-                del self.books[book.needs]
-                self.open.pop(book, None)
+        book.drop(line)
+        if not book.levels and book.needs is not None:
+            del self.books[book.needs]
+            self.open.pop(book, None)

@@ -70,6 +70,12 @@ class Driven:
     async def do(self, code: str) -> Outcome:
         return await self.execute(code)[1]
 
+    def cancel(self, number: int) -> None:
+        """Withdraw a command; one that runs is interrupted."""
+        self.kernel.withdraw(number)
+        if self.kernel.running == number:
+            self.kernel.interrupt(number)
+
     async def running(self, number: int) -> None:
         """Wait until that command runs."""
         while self.kernel.running != number:

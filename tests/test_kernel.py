@@ -362,13 +362,13 @@ def test_cancel_of_what_waits_and_of_what_runs() -> None:
             waiting = [one.execute(f"print({i})") for i in range(5)]
             await one.printed("on\n")
             for number, _ in waiting[1:4]:
-                one.kernel.cancel(number)
-            one.kernel.cancel(running)
+                one.cancel(number)
+            one.cancel(running)
             assert (await first).value.type_name == "KeyboardInterrupt"
             outcomes = [await answer for _, answer in waiting]
             assert [outcome.status for outcome in outcomes] == [Status.OK, *[Status.CANCELLED] * 3, Status.OK]
             assert outcomes[4].stdout == "4\n"
-            one.kernel.cancel(running)  # long answered: nothing
+            one.cancel(running)  # long answered: nothing
             assert (await one.do("1")).status is Status.OK
 
     asyncio.run(main())

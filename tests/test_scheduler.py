@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aioparallel.room import LABELS, SHORTEST, UNKNOWN
-from aioparallel.scheduler import AHEAD, DEPTH, Scheduler
+from aioparallel.room import LABELS, SHORTEST
+from aioparallel.scheduler import AHEAD, DEPTH, Needs, Scheduler
 
 SHORT, LONG = b"short", b"long"
 
@@ -285,108 +283,223 @@ def test_repr() -> None:
     assert repr(tasks) == "<Scheduler <LeastLoaded>: 1 waiting, 2 on 2 engines>"
 
 
-# Whatever happens
+def test_among_equals_the_one_that_was_busy_last_goes_first_and_a_fresh_kernel_last() -> None:
+    scheduler: Scheduler[str] = Scheduler()
+    for engine in range(3):
+        scheduler.engine_joined(engine)
+    chosen = []
+    for task in ("a", "b", "c"):
+        scheduler.task_added(task)
+        [(_, engine)] = scheduler.decide(0.0)
+        chosen.append(engine)
+        scheduler.task_done(task, 0.001)
+    assert chosen == [0, 0, 0]
+    scheduler.engine_resumed(0)
+    for task, expected in (("d", 1), ("e", 2), ("f", 0)):
+        scheduler.task_added(task, label=b"unknown")
+        assert scheduler.decide(0.0) == [(task, expected)]
+    scheduler.engine_resumed(7)
+    assert scheduler.placed == 3
 
 
-class AnySequence(RuleBasedStateMachine):
-    """Random events, checked against a model that knows only where each task must be."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.tasks: Scheduler[int] = Scheduler()
-        self.count = 0
-        self.waiting: dict[int, bytes] = {}
-        self.placed: dict[int, int] = {}
-        self.gone: list[int] = []
-        self.engines: set[int] = set()
-
-    @rule(label=st.sampled_from([b"", SHORT, LONG]))
-    def new_task(self, label: bytes) -> None:
-        self.count += 1
-        self.tasks.task_added(self.count, label=label)
-        self.waiting[self.count] = label
-
-    @precondition(lambda self: self.gone)
-    @rule(data=st.data(), label=st.sampled_from([b"", SHORT, LONG]))
-    def task_again(self, data: st.DataObject, label: bytes) -> None:
-        task = data.draw(st.sampled_from(self.gone))
-        self.gone.remove(task)
-        self.tasks.task_added(task, label=label)
-        self.waiting[task] = label
-
-    @rule(data=st.data(), engine=st.integers(0, 4))
-    def engine_joins_or_leaves(self, data: st.DataObject, engine: int) -> None:
-        if engine not in self.engines:
-            self.engines.add(engine)
-            self.tasks.engine_joined(engine)
-            return
-        self.engines.discard(engine)
-        had = {task for task, place in self.placed.items() if place == engine}
-        left = self.tasks.engine_left(engine)
-        assert len(left) == len(had)
-        assert set(left) == had
-        for task in had:
-            del self.placed[task]
-            self.gone.append(task)
-
-    @precondition(lambda self: self.count)
-    @rule(data=st.data(), seconds=st.sampled_from([None, 0.0, 1e-7, AHEAD / 3, AHEAD, 1.0, 1e6, math.nan]))
-    def task_done(self, data: st.DataObject, seconds: float | None) -> None:
-        # Any task that ever was: also one that waits, is done, or was at an engine that left.
-        task = data.draw(st.integers(1, self.count))
-        self.tasks.task_done(task, seconds)
-        if self.placed.pop(task, None) is not None:
-            self.gone.append(task)
-
-    @precondition(lambda self: self.count)
-    @rule(data=st.data())
-    def remove(self, data: st.DataObject) -> None:
-        task = data.draw(st.integers(1, self.count))
-        assert self.tasks.task_removed(task) == (task in self.waiting)
-        if self.waiting.pop(task, None) is not None:
-            self.gone.append(task)
-
-    @rule()
-    def decide(self) -> None:
-        before = {engine: load(self.tasks, engine) for engine in self.engines}
-        idle = self.engines - set(self.placed.values())
-        for task, engine in self.tasks.decide(0.0):
-            assert task in self.waiting, "placed twice, or never added"
-            assert engine in self.engines
-            expected = self.tasks.expected(self.waiting.pop(task))
-            assert not idle or engine in idle, "behind another while an engine is free"
-            assert engine in idle or before[engine] <= AHEAD, "behind a long one"
-            idle.discard(engine)
-            self.placed[task] = engine
-            before[engine] += UNKNOWN if expected is None else expected
-        if self.waiting:
-            assert not idle, "a task waits while an engine is free"
-
-    @invariant()
-    def nothing_is_lost(self) -> None:
-        if not hasattr(self, "tasks"):
-            return
-        assert self.tasks.waiting == len(self.waiting)
-        assert self.tasks.placed == len(self.placed)
-
-    @invariant()
-    def loads_do_not_drift(self) -> None:
-        if not hasattr(self, "tasks"):
-            return
-        for engine in self.engines:
-            under_way: dict[Any, Any] = self.tasks._engines[engine].tasks
-            assert set(under_way) == {task for task, place in self.placed.items() if place == engine}
-            assert self.tasks._engines[engine].load == sum(length for _, length in under_way.values())
-            if not under_way:
-                assert load(self.tasks, engine) == 0.0
+# Needs
 
 
-def load(tasks: Scheduler[int], engine: int) -> float:
-    return tasks._engines[engine].load / 1e9
+def test_engines_that_are_needed_and_those_that_rejected() -> None:
+    tasks = scheduler(3)
+    tasks.task_added("a", needs=Needs(engines=frozenset({2})))
+    tasks.task_added("b", needs=Needs(engines=frozenset({2, 9})))
+    tasks.task_added("c", needs=Needs(not_on=frozenset({0})))
+    tasks.task_added("d", needs=Needs(not_on=frozenset({0, 1, 2})))
+    assert tasks.decide(0.0) == [("a", 2), ("c", 1)]
+    tasks.engine_joined(9)
+    assert tasks.decide(0.0) == [("b", 9)]
+    tasks.task_done("a", 1.0)
+    assert tasks.decide(0.0) == []
+    tasks.task_changed("d", Needs(not_on=frozenset({0, 1})))
+    assert tasks.decide(0.0) == [("d", 2)]
+    tasks.task_changed("d", None)
+    assert tasks.engine_of("d") == 2
 
 
-TestAnySequence = AnySequence.TestCase
-TestAnySequence.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
+def test_changed_task_goes_before_its_clients_others() -> None:
+    tasks = scheduler()
+    add(tasks, "abc")
+    tasks.task_changed("c", Needs(engines=frozenset({0})))
+    tasks.task_changed("never seen", None)
+    for engine in range(3):
+        tasks.engine_joined(engine)
+    assert tasks.decide(0.0) == [("c", 0), ("a", 1), ("b", 2)]
+
+
+def test_rather_not_waits_for_a_busy_engine_but_not_for_one_that_is_none() -> None:
+    tasks = scheduler(2)
+    needs = Needs(rather_not=frozenset({0}))
+    tasks.task_added("long", needs=Needs(engines=frozenset({1})))
+    tasks.task_added("a", needs=needs)
+    assert tasks.decide(0.0) == [("long", 1)]
+    tasks.engine_paused(1)
+    assert tasks.decide(0.0) == [("a", 0)]
+    tasks.task_done("a")
+    tasks.engine_resumed(1)
+    tasks.task_added("a", needs=needs)
+    assert tasks.decide(0.0) == []
+    tasks.task_done("long", 1.0)
+    assert tasks.decide(0.0) == [("a", 1)]
+    tasks.task_added("b", needs=needs)
+    tasks.engine_left(1)
+    assert tasks.decide(0.0) == [("b", 0)]
+
+
+def test_resources_are_held_while_a_task_is_at_its_engine() -> None:
+    tasks: Scheduler[str] = Scheduler()
+    tasks.engine_joined(0, {"gpu": 1})
+    tasks.engine_joined(1, {"gpu": 0.3, "mem": 4})
+    third = Needs(resources=(("gpu", 0.1),))
+    for name in "abcdef":
+        tasks.task_added(name, label=SHORT, needs=third)
+    assert dict(tasks.decide(0.0)) == {"a": 0, "b": 1}
+    for name in "ab":
+        tasks.task_done(name, SHORTEST)
+    # Three tenths are three times one tenth.
+    assert Counter(engine for _, engine in tasks.decide(0.0)) == {0: 2, 1: 2}
+    for name in "cdef":
+        tasks.task_done(name, SHORTEST)
+    for number in range(20):
+        tasks.task_added(str(number), label=SHORT, needs=third)
+    assert Counter(engine for _, engine in tasks.decide(0.0)) == {0: 10, 1: 3}
+    tasks.task_added("free", label=SHORT)
+    assert [task for task, _ in tasks.decide(0.0)] == ["free"]
+
+
+def test_task_that_waits_for_a_resource_lets_others_pass() -> None:
+    tasks = scheduler(1)
+    tasks.task_added("a", needs=Needs(resources=(("gpu", 1.0),)))
+    tasks.task_added("b")
+    assert tasks.decide(0.0) == [("b", 0)]
+    tasks.engine_joined(1, {"gpu": 1.0})
+    assert tasks.decide(0.0) == [("a", 1)]
+
+
+def test_engine_that_is_paused_gets_nothing_and_keeps_what_it_has() -> None:
+    tasks = scheduler(1, short=SHORTEST)
+    add(tasks, "ab", SHORT)
+    assert len(tasks.decide(0.0)) == 2
+    for _ in range(2):
+        tasks.engine_paused(0)
+    tasks.engine_paused(7)
+    add(tasks, "c", SHORT)
+    assert tasks.decide(0.0) == []
+    tasks.task_done("a")
+    assert tasks.decide(0.0) == []
+    assert tasks.placed == 1
+    tasks.engine_resumed(0)
+    assert tasks.decide(0.0) == [("c", 0)]
+    assert tasks.engine_left(0) == ["b", "c"]
+
+
+def test_what_is_added_or_joins_twice_is_refused() -> None:
+    tasks = scheduler(1)
+    with pytest.raises(ValueError, match="engine 0 is here already"):
+        tasks.engine_joined(0)
+    add(tasks, "a")
+    with pytest.raises(ValueError, match="'a' is here already"):
+        add(tasks, "a")
+    tasks.decide(0.0)
+    with pytest.raises(ValueError, match="'a' is here already"):
+        add(tasks, "a")
+
+
+# Recalls
+
+
+def stuck(*, behind: int, engines: int = 2) -> Scheduler[str]:
+    """Return a scheduler with a task "x" at engine 0, many behind it, and other engines idle."""
+    tasks = scheduler(1, short=SHORTEST)
+    add(tasks, "x", SHORT)
+    for number in range(behind):
+        tasks.task_added(str(number), label=SHORT)
+    assert len(tasks.decide(0.0)) == behind + 1
+    for engine in range(1, engines):
+        tasks.engine_joined(engine)
+    return tasks
+
+
+def test_what_waits_behind_a_long_one_is_asked_back_by_halves_the_last_first() -> None:
+    tasks = stuck(behind=5)
+    assert tasks.recalls(0.0) == []
+    assert tasks.wake == AHEAD
+    assert tasks.recalls(AHEAD / 2) == []
+    assert tasks.recalls(AHEAD) == [("4", 0), ("3", 0), ("2", 0)]
+    assert tasks.wake == 2 * AHEAD
+    assert tasks.recalls(AHEAD) == []
+    assert tasks.recalls(2 * AHEAD) == [("1", 0)]
+    assert tasks.recalls(3 * AHEAD) == [("0", 0)]
+    assert tasks.recalls(4 * AHEAD) == []
+    assert tasks.wake is None
+    for name in "43210":
+        tasks.task_done(name)
+        tasks.task_added(name, label=SHORT, again=True)
+    # None of them goes back behind the long one.
+    assert {engine for _, engine in tasks.decide(4 * AHEAD)} == {1}
+    assert tasks.engine_of("x") == 0
+
+
+def test_each_placement_is_asked_back_once_and_then_forgotten() -> None:
+    tasks = stuck(behind=1)
+    for round_ in range(3):
+        assert tasks.recalls(3.0 * round_) + tasks.recalls(3.0 * round_ + 1.0) == [("0", 0)]
+        assert tasks.recalls(3.0 * round_ + 2.0) == []
+        tasks.task_done("0")
+        tasks.task_done("x", SHORTEST)
+        assert not tasks._engines[0].asked
+        # The same two come to the same engine once more.
+        tasks.engine_paused(1)
+        add(tasks, "x0", SHORT)
+        assert tasks.decide(3.0 * round_ + 2.0) == [("x", 0), ("0", 0)]
+        tasks.engine_resumed(1)
+
+
+def test_nothing_is_asked_back_while_no_engine_is_idle_or_the_engine_answers() -> None:
+    tasks = stuck(behind=5, engines=1)
+    assert (tasks.recalls(1.0), tasks.wake) == ([], None)
+    tasks.engine_joined(1)
+    tasks.engine_paused(1)
+    assert (tasks.recalls(2.0), tasks.wake) == ([], None)
+    tasks.engine_resumed(1)
+    tasks.task_done("x", SHORTEST)
+    assert (tasks.recalls(3.0), tasks.wake) == ([], 3.0 + AHEAD)
+    tasks.task_done("0", SHORTEST)
+    assert (tasks.recalls(4.0), tasks.wake) == ([], 4.0 + AHEAD)
+    assert tasks.recalls(4.0 + AHEAD) == [("4", 0), ("3", 0)]
+
+
+def test_only_what_an_idle_engine_may_take_is_asked_back() -> None:
+    tasks = scheduler(1, short=SHORTEST)
+    needs = Needs(engines=frozenset({0}))
+    for name in "abcd":
+        tasks.task_added(name, label=SHORT, needs=None if name == "c" else needs)
+    assert len(tasks.decide(0.0)) == 4
+    tasks.engine_joined(1)
+    assert tasks.recalls(1.0) == [("c", 0)]
+    assert (tasks.recalls(2.0), tasks.wake) == ([], None)
+
+
+def test_what_was_asked_back_and_did_not_run_is_not_charged() -> None:
+    tasks = scheduler(1, short=AHEAD / 4)
+    for name in "abc":
+        tasks.task_added(name, label=SHORT, client="A")
+    tasks.decide(0.0)
+    client = tasks._waiting.clients["A"]
+    given = client.given
+    tasks.engine_joined(1)
+    assert tasks.recalls(1.0) == [("c", 0)]
+    tasks.task_done("c")
+    assert client.credit == AHEAD / 4 * 1e9
+    tasks.task_done("b")
+    assert client.credit == AHEAD / 4 * 1e9
+    # "a" is taken for a long one now.
+    assert client.given == given + AHEAD * 3 / 4 * 1e9
 
 
 @settings(max_examples=30, deadline=None)
@@ -406,22 +519,3 @@ def test_everything_added_runs_exactly_once(engines: int, lengths: list[float]) 
     assert (tasks.waiting, tasks.placed) == (0, 0)
     # The heap of loads is kept in bounds.
     assert len(tasks._heap) <= 65 + 8 * engines
-
-
-def test_among_equals_the_one_that_was_busy_last_goes_first_and_a_fresh_kernel_last() -> None:
-    scheduler: Scheduler[str] = Scheduler()
-    for engine in range(3):
-        scheduler.engine_joined(engine)
-    chosen = []
-    for task in ("a", "b", "c"):
-        scheduler.task_added(task)
-        [(_, engine)] = scheduler.decide(0.0)
-        chosen.append(engine)
-        scheduler.task_done(task, 0.001)
-    assert chosen == [0, 0, 0]
-    scheduler.engine_resumed(0)
-    for task, expected in (("d", 1), ("e", 2), ("f", 0)):
-        scheduler.task_added(task, label=b"unknown")
-        assert scheduler.decide(0.0) == [(task, expected)]
-    scheduler.engine_resumed(7)
-    assert scheduler.placed == 3

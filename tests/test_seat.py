@@ -320,17 +320,48 @@ def test_a_restart_while_a_command_is_ended() -> None:
     _played(story)
 
 
-def test_what_has_not_begun_is_only_withdrawn() -> None:
+def test_what_will_not_begin_is_answered_for_at_once() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        for number in range(1, 8):
+            host.command(number)
+        kernel.answer(1)
+        kernel.runs = 3  # and 2 is done, its answer on the way
+        host.take()
+        host.seat.end(4)
+        host.seat.cancel(5)
+        for number in (6, 6, 3, 2, 99):
+            assert host.seat.recall(number) == (number == 3)
+        assert host.take() == [(number, "CANCELLED", None, None) for number in (4, 5, 6)]
+        assert kernel.asked == [("withdraw", number) for number in (4, 5, 6, 3, 2)]
+        # The kernel says so as well when it comes to them: that is no news.
+        kernel.answer(2, 3, 4)
+        assert host.take() == [(2, "OK", None, None), (3, "OK", None, None)]
+        kernel.runs, kernel.ran = None, 3
+        assert host.seat.interrupt()
+        assert kernel.asked[-1] == ("interrupt", 7)
+        host.seat.cancel(7)
+        assert host.take() == [(7, "CANCELLED", None, None)]
+        assert not host.seat.interrupt()
+        kernel.on_exit(-9, "")
+        assert host.take() == ["kernel_died"]
+        assert not host.seat._unanswered
+        assert not host.seat._withdrawn
+
+    _played(story)
+
+
+def test_what_is_about_to_begin_is_left_to_the_kernel() -> None:
     def story(host: ModelHost) -> None:
         kernel = host.working()
         host.command(1)
         host.command(2)
         kernel.runs = 1
-        host.seat.end(2)
-        assert not host.seat.recall(3)
-        assert host.seat.recall(1)
-        assert host.seat.recall(2)
-        assert kernel.asked == [("withdraw", 2), ("withdraw", 1), ("withdraw", 2)]
+        host.take()
+        host.seat.end(1)
+        assert kernel.asked == [("withdraw", 1), ("interrupt", 1)]
+        kernel.on_frames(_frames(encode(Kind.RESULT, 1, code=Status.CANCELLED)))
+        assert host.take() == [(1, "CANCELLED", None, None)]
         assert not host.seat._ladder.is_ending
 
     _played(story)
@@ -349,7 +380,7 @@ def test_interrupt_names_what_runs_or_comes_first() -> None:
         host.seat.cancel(1)
         host.seat.cancel(99)
         assert host.seat.interrupt()
-        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("withdraw", 1), ("interrupt", 1)]
+        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("withdraw", 1), ("interrupt", 2)]
 
     _played(story)
 

@@ -48,6 +48,12 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "--interface", metavar="NAME", action="append", help="host only this one; may be repeated (default: all)"
     )
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
+        "a plug-in, or module:Class",
+    )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
@@ -86,7 +92,7 @@ async def _serve(options: argparse.Namespace) -> int:
             ControllerState.open(state / "security" / options.cluster / "controller.json", SYSTEM)
         )
         controller = await stack.enter_async_context(Controller(kept, cluster=options.cluster))
-        await _host(controller, options.interface)
+        await _host(controller, options.interface, options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -112,12 +118,17 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str] | None) -> None:
+async def _host(controller: Controller, wanted: list[str] | None, scheduler: str | None) -> None:
     """Host the interfaces that were asked for, or all that are installed."""
     from aioparallel import plugins
     from aioparallel.errors import PluginError
+    from aioparallel.interfaces.task import TaskInterface
 
+    if scheduler is not None:
+        await controller.add(TaskInterface(scheduler))
     for name in wanted or plugins.names(plugins.INTERFACES):
+        if name == TaskInterface.name and scheduler is not None:
+            continue
         try:
             await controller.add(name)
         except PluginError as error:

@@ -261,7 +261,7 @@ class TaskInterface(Interface):
 
     def client_joined(self, client: ClientProxy) -> None:
         """One more to take tasks from."""
-        self._overview.clients[client] = None
+        self._tasks.clients[client] = None
 
     def client_drained(self, client: ClientProxy) -> None:
         """A client reads again: its tasks want engines again."""
@@ -269,7 +269,7 @@ class TaskInterface(Interface):
 
     def client_left(self, client: ClientProxy) -> None:
         """A client is gone, and its tasks are withdrawn; those that answer nobody go on."""
-        del self._overview.clients[client]
+        del self._tasks.clients[client]
         self._tasks.placing.client_left(client)
 
 
