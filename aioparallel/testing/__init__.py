@@ -6,8 +6,9 @@ here needs pytest.
 """
 
 from aioparallel.testing.exploring import Run, Scenario, explore, simulate
+from aioparallel.testing.faults import SimulatedHost
 from aioparallel.testing.model import crash, work
-from aioparallel.testing.simulation import SimulatedHost, Simulation
+from aioparallel.testing.simulation import Simulation
 from aioparallel.testing.trace import Event, Trace
 
 __all__ = ["Event", "Run", "Scenario", "SimulatedHost", "Simulation", "Trace", "crash", "explore", "simulate", "work"]

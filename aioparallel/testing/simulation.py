@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import itertools
-import signal as signals
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 from aioparallel import plugins
 from aioparallel.cluster import Connecting
@@ -20,6 +19,7 @@ from aioparallel.events import ClientJoined, Event
 from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface
 from aioparallel.limits import Limits
+from aioparallel.testing.faults import Faults, SimulatedHost
 from aioparallel.testing.links import Link
 from aioparallel.testing.luck import Luck, Random
 from aioparallel.testing.model import ModelKernel, Pipe
@@ -32,7 +32,7 @@ from aioparallel.transports.memory import MemoryEnd, intercept
 if TYPE_CHECKING:
     from aioparallel.testing.clock import VirtualLoop
 
-__all__ = ["Party", "SimulatedHost", "Simulation"]
+__all__ = ["Simulation"]
 
 ADDRESS = "memory://simulation"
 #: Seconds that the start of a kernel takes, at least and at most.
@@ -44,39 +44,7 @@ QUIET, LOOK = 120.0, 0.1
 _dialling: contextvars.ContextVar[str] = contextvars.ContextVar("dialling")
 
 
-class SimulatedHost:
-    """An engine host of a simulation.
-
-    Attributes:
-        name: What it is called in the trace.
-        host: The real `EngineHost`.
-    """
-
-    def __init__(self, name: str, host: EngineHost, kernels: list[ModelKernel]) -> None:
-        self.name = name
-        self.host = host
-        self._kernels = kernels
-
-    def __repr__(self) -> str:
-        return f"<SimulatedHost {self.name!r} of engines {self.engine_ids}>"
-
-    @property
-    def engine_ids(self) -> list[int]:
-        """The ids of its engines, ascending."""
-        return self.host.engine_ids
-
-    @property
-    def kernels(self) -> list[ModelKernel]:
-        """Its kernels that live."""
-        self._kernels[:] = [kernel for kernel in self._kernels if kernel.alive]
-        return list(self._kernels)
-
-
-#: Whom a fault can hit by its connection.
-Party: TypeAlias = "SimulatedHost | Client"
-
-
-class Simulation:
+class Simulation(Faults):
     """A controller, engine hosts and clients: the real ones, on a `VirtualLoop`, over the memory transport.
 
     `simulate` and `explore` make one and hand it to a scenario. It has the methods of a `Cluster` that give clients
@@ -124,21 +92,17 @@ class Simulation:
         self.limits = limits or Limits(share=0)
         if self.limits.share:
             raise ConfigurationError("a simulation has no shared memory: its Limits have share=0")
-        self.hosts: list[SimulatedHost] = []
         self.violations: list[str] = []
         self._loop: VirtualLoop = asyncio.get_running_loop()  # type: ignore[assignment]
-        self._luck = Luck(seed)
+        trace = Trace(self._loop.time)
+        super().__init__(Luck(seed), trace, Witness(self.limits, trace.add, self._accuse))
         self.random: Random = self._luck.stream("scenario")
-        self.trace = Trace(self._loop.time)
-        self._witness = Witness(self.limits, self.trace.add, self._accuse)
         self._first = hosts, engines
         self._resources = dict(resources or {})
         self._latency = latency
         self._interfaces = interfaces
         self.pipe = Pipe(self.limits)
         self._boots = self._luck.stream("boots")
-        self._links: dict[str, Link] = {}
-        self._clients: list[tuple[str, Client]] = []
         self._proxies: list[ClientProxy] = []
         self._numbers = {kind: itertools.count() for kind in ("host", "client", "pid")}
         self._source = self._luck.source("clients", self._loop.time)
@@ -270,69 +234,6 @@ class Simulation:
         self._clients.append((name, client))
         return client
 
-    # Faults
-
-    def kill_kernel(self, engine: int, signal: int = signals.SIGKILL) -> bool:
-        """Have the kernel of an engine end by a signal; return whether it had one."""
-        for host in self.hosts:
-            for kernel in host.kernels:
-                if kernel.engine == engine:
-                    self.trace.add("fault", "the kernel of engine {0} is killed", engine)
-                    kernel.die(signal)
-                    return True
-        return False
-
-    def kill_host(self, host: SimulatedHost) -> None:
-        """Have an engine host end at once, with its kernels and without a word."""
-        self.trace.add("fault", "{0} is killed", host.name)
-        for kernel in host.kernels:
-            kernel.vanish()
-        self._links[host.name].cut()
-
-    def cut(self, party: Party) -> None:
-        """Cut somebody's connection, which both ends see; what is on its way is lost."""
-        name, link = self._link(party)
-        self.trace.add("fault", "the connection of {0} is cut", name)
-        link.cut()
-
-    @contextlib.contextmanager
-    def black_hole(self, party: Party) -> Iterator[None]:
-        """Let nothing through between somebody and the controller, which neither sees; after the `with` it arrives.
-
-        An engine host is given up after `Limits.dead` seconds of silence.
-        """
-        with self._fault(party, "is in a black hole") as link, link.black_hole():
-            yield
-
-    @contextlib.contextmanager
-    def slowed(self, party: Party, seconds: float = 0.0, *, rate: float = 0.0) -> Iterator[None]:
-        """Let all that somebody sends and is sent take longer.
-
-        Args:
-            party: Whose connection.
-            seconds: By so much …
-            rate: … and at so many bytes a second; 0: no bound.
-        """
-        what = f"has a slow connection ({seconds:g} s, {rate:g} B/s)"
-        with self._fault(party, what) as link, link.slowed(seconds, rate):
-            yield
-
-    @contextlib.contextmanager
-    def stopped_reading(self, party: Party) -> Iterator[None]:
-        """Have somebody read nothing from the controller."""
-        with self._fault(party, "reads nothing") as link, link.not_read():
-            yield
-
-    def repeat_answer(self, host: SimulatedHost) -> bool:
-        """Have the controller get a host's last answer again; return whether there was one."""
-        name, link = self._link(host)
-        data = self._witness.echo(name) if link.is_open else None
-        if data is None:
-            return False
-        self.trace.add("fault", "the last answer of {0} comes twice", name)
-        link.send_up(data)
-        return True
-
     def storm(self, *, every: float = 1.0, kinds: Sequence[str] | None = None) -> Storm:
         """Return faults at random moments, for an `async with`.
 
@@ -346,28 +247,6 @@ class Simulation:
         return Storm(self, self._luck.stream("storm"), every=every, kinds=kinds)
 
     # Inside
-
-    @contextlib.contextmanager
-    def _fault(self, party: Party, what: str) -> Iterator[Link]:
-        name, link = self._link(party)
-        self.trace.add("fault", "{0} {1}", name, what)
-        try:
-            yield link
-        finally:
-            self.trace.add("fault", "… {0} no longer {1}", name, what)
-
-    def _link(self, party: Party) -> tuple[str, Link]:
-        """Return whose connection it is, and the connection.
-
-        Raises:
-            ConfigurationError: Nobody of this simulation.
-        """
-        for name, link in self._links.items():
-            if isinstance(party, SimulatedHost) and name == party.name:
-                return name, link
-            if any(name == known and client is party for known, client in self._clients):
-                return name, link
-        raise ConfigurationError(f"{party!r} is neither a host nor a client of this simulation")
 
     @contextlib.contextmanager
     def _dials(self, name: str) -> Iterator[None]:
@@ -385,7 +264,9 @@ class Simulation:
 
         def tap(direction: str, data: memoryview) -> None:
             self.trace.sent(data)
-            heard(direction, data)
+            # What arrives at an end that is closed, nobody reads.
+            if direction == "down" or not far.is_closing():
+                heard(direction, data)
 
         # Most things are quick, some are not: that is what changes their order.
         self._links[name] = Link(near, far, lambda: self._latency * delays.random() ** 4, tap)

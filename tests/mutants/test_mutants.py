@@ -232,17 +232,6 @@ def an_engine_that_left_keeps_its_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "engine_left", keep)
 
 
-@mutant
-def what_is_returned_is_lost_if_it_was_withdrawn(patch: pytest.MonkeyPatch) -> None:
-    take_back = Engine._take_back
-
-    def drop(self: Engine, command: Any, frame: Frame, withdrawn: bool) -> None:
-        if not withdrawn:
-            take_back(self, command, frame, withdrawn)
-
-    patch.setattr(Engine, "_take_back", drop)
-
-
 @pytest.mark.parametrize("name", MUTANTS)
 def test_it_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
