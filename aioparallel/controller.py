@@ -90,6 +90,7 @@ class Controller:
         self._listeners: list[Listener] = []
         self._refusals = Refusals()
         self._telling: asyncio.TimerHandle | None = None
+        self._telling_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
@@ -301,11 +302,12 @@ class Controller:
 
     def _tell_refusals_later(self) -> None:
         due = self._refusals.due
-        if due is None or self._closing or (self._telling is not None and self._telling.when() <= due):
+        if due is None or self._closing or (self._telling is not None and self._telling_at <= due):
             return
         if self._telling is not None:
             self._telling.cancel()
-        self._telling = self._loop.call_at(due, self._tell_refusals)
+        # Noted, for not every loop's handle says when it is due.
+        self._telling, self._telling_at = self._loop.call_at(due, self._tell_refusals), due
 
     def _tell_refusals(self) -> None:
         self._telling = None

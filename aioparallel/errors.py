@@ -21,6 +21,7 @@ ParallelError
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
 │   ├── InvalidProperty         (LookupError)   a property that an engine does not have
 │   ├── InvalidTaskID           (LookupError)   a task that does not exist
+│   ├── ParentsDelivered                        a task whose parents have been answered: the client mends it
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
 ├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran

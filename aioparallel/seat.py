@@ -399,6 +399,7 @@ class Seat:
     def _from_kernel(self, frames: list[Frame]) -> None:
         pieces: list[Sendable] = []
         engine = NO_ENGINE if self.engine is None else self.engine
+        ladder = self._ladder if self._ladder else None
         for frame in frames:
             if frame.kind == Kind.RESULT:
                 if self._withdrawn and frame.id in self._withdrawn:
@@ -406,7 +407,7 @@ class Seat:
                     del self._unanswered[frame.id]
                 elif frame.id in self._unanswered:
                     del self._unanswered[frame.id]
-                    error = self._ladder.answered(frame, self.engine) if self._ladder else None
+                    error = ladder.answered(frame, self.engine) if ladder is not None else None
                     if error is not None:
                         pieces += self._refusal(frame.id, error)
                     else:
@@ -421,8 +422,8 @@ class Seat:
                     pieces += frame.forward(Kind.NOTICE, frame.id, code=frame.code, engine=engine)
             elif frame.kind == Kind.NOTICE and self.state == "starting":
                 self._up(frame.json())
-        if self._ladder:
-            self._ladder.oldest(next(iter(self._unanswered), None))
+        if ladder is not None:
+            ladder.oldest(next(iter(self._unanswered), None))
         if pieces:
             self._worked = True
             self._host.send(pieces)
