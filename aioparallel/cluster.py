@@ -34,6 +34,8 @@ from aioparallel.importable import own_directories
 from aioparallel.interface import Interface
 from aioparallel.launchers import Job, Launcher
 from aioparallel.queues import Queue
+from aioparallel.schedulers import find_policy
+from aioparallel.source import SYSTEM
 
 __all__ = ["Cluster", "ClusterStatistics", "Connecting"]
 
@@ -99,6 +101,8 @@ class Cluster:
         directory: The state directory; None: a temporary one that nobody else knows. One that is given is the
             caller's, who also sees to it that no other cluster of that name runs there.
         path: Directories from which engines can import; None: from where the caller can (`sys.path`, when they start).
+        scheduler: Which engine takes a task: "least-loaded" (the default), "lru", "random", "two-bin", "weighted",
+            "lifo", the name of a plug-in, or "module:Class" for a `policies.Policy` of one's own.
         timeout: Seconds that the start may take.
 
     Attributes:
@@ -123,6 +127,7 @@ class Cluster:
         name: str = "default",
         directory: str | Path | None = None,
         path: Sequence[str | Path] | None = None,
+        scheduler: str | None = None,
         timeout: float = 60.0,
     ) -> None:
         self.name = check_name(name, "a cluster")
@@ -135,6 +140,9 @@ class Cluster:
         self._queue = _place_of_queue(queue)
         self._given = None if directory is None else Path(directory)
         self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
+        if scheduler is not None and ":" not in scheduler:
+            find_policy(scheduler, SYSTEM)
+        self._scheduler = scheduler
         self._timeout = timeout
         self._controller: Job | None = None
         self._engines: list[Job] = []
@@ -314,9 +322,12 @@ class Cluster:
 
     def _controller_command(self, private: bool) -> list[str]:
         listen = [option for address in self._listen for option in ("--listen", address)]
-        # It imports nothing of ours but this.
-        queue = ["--queue", self._queue, *(self._path_options() if ":" in self._queue else [])]
-        return [*_python("controller"), *self._place(), *listen, *queue, *(["--temporary"] if private else [])]
+        queue = ["--queue", self._queue]
+        scheduler = ["--scheduler", self._scheduler] if self._scheduler is not None else []
+        # It imports nothing of ours but what is given by its place.
+        path = self._path_options() if any(":" in name for name in (self._queue, self._scheduler or "")) else []
+        private_options = ["--temporary"] if private else []
+        return [*_python("controller"), *self._place(), *listen, *queue, *scheduler, *path, *private_options]
 
     def _path_options(self) -> list[str]:
         entries = own_directories() if self._path is None else self._path

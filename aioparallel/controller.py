@@ -15,12 +15,13 @@ from aioparallel import plugins, queues, transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant
 from aioparallel.connection import Connection
-from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
 from aioparallel.interface import ClientProxy, Interface, operations
 from aioparallel.queues import FifoQueue, Queue
+from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Gate, Listener, Slot
@@ -48,6 +49,7 @@ class Controller:
 
     Attributes:
         limits: The bounds.
+        source: Where random bytes and the wall clock come from.
         monitor: Who is told what happened.
         engines: The engines by id, ascending.
 
@@ -68,7 +70,7 @@ class Controller:
         self.monitor = Monitor()
         self._state = state or ControllerState.in_memory(source)
         self._cluster = cluster
-        self._source = source
+        self.source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.monitor.listen(self._happened)
@@ -79,16 +81,20 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_kernel_lost=self._kernel_lost,
+            on_properties=self._properties_changed,
         )
         self._interfaces: dict[str, Interface] = {}
         self._clients: dict[ClientProxy, Connection] = {}
         self._sessions: dict[int, ClientProxy] = {}
-        self._links: set[EngineLink] = set()
-        self._connections: set[Connection] = set()
+        # Not sets: the order in which everybody is told of the end is that in which they came.
+        self._links: dict[EngineLink, None] = {}
+        self._connections: dict[Connection, None] = {}
         self._gate = Gate()
         self._listeners: list[Listener] = []
         self._refusals = Refusals()
         self._telling: asyncio.TimerHandle | None = None
+        self._telling_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
@@ -130,6 +136,7 @@ class Controller:
             "interfaces": sorted(self._interfaces),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
+            "reports": {name: report for name, interface in self._interfaces.items() if (report := interface.report())},
         }
 
     def shut_down(self) -> None:
@@ -251,19 +258,19 @@ class Controller:
     def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
         """Make the protocol of a connection that somebody opened."""
         owner: list[EngineLink | ClientProxy] = []
-        session = self._source.token(8).hex()
+        session = self.source.token(8).hex()
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
-            self._connections.add(connection)
+            self._connections[connection] = None
             transport.vet(made, None)
             return ServerHandshake(
                 self._state.authority.lookup,
                 controller_id=self._state.controller_id,
                 interfaces=[ENGINE, *self._interfaces],
                 fingerprint=fingerprint,
-                nonce=self._source.token(32),
-                now=self._source.wall(),
+                nonce=self.source.token(32),
+                now=self.source.wall(),
                 welcome=lambda grant, body: self._welcome(session, grant),
             )
 
@@ -274,7 +281,7 @@ class Controller:
 
         def lost(error: BaseException | None) -> None:
             slot.leave()
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             if owner:
                 self._leave(owner[0], error)
             elif isinstance(error, HandshakeError):
@@ -301,11 +308,12 @@ class Controller:
 
     def _tell_refusals_later(self) -> None:
         due = self._refusals.due
-        if due is None or self._closing or (self._telling is not None and self._telling.when() <= due):
+        if due is None or self._closing or (self._telling is not None and self._telling_at <= due):
             return
         if self._telling is not None:
             self._telling.cancel()
-        self._telling = self._loop.call_at(due, self._tell_refusals)
+        # Noted, for not every loop's handle says when it is due.
+        self._telling, self._telling_at = self._loop.call_at(due, self._tell_refusals), due
 
     def _tell_refusals(self) -> None:
         self._telling = None
@@ -336,7 +344,7 @@ class Controller:
         grant, python = handshake.grant, str(handshake.body.get("python", ""))
         if grant.interface == ENGINE:
             link = EngineLink(connection, self._roster, python)
-            self._links.add(link)
+            self._links[link] = None
             connection.on_silence = link.silent
             return link
         interface = self._interfaces[grant.interface]
@@ -353,7 +361,7 @@ class Controller:
 
     def _leave(self, owner: EngineLink | ClientProxy, error: BaseException | None) -> None:
         if isinstance(owner, EngineLink):
-            self._links.discard(owner)
+            self._links.pop(owner, None)
             owner.lost(error)
             return
         self._clients.pop(owner, None)
@@ -373,6 +381,14 @@ class Controller:
     def _kernel_started(self, engine: Engine) -> None:
         for interface in self._interfaces.values():
             interface.kernel_started(engine)
+
+    def _kernel_lost(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.kernel_lost(engine)
+
+    def _properties_changed(self, engine: Engine) -> None:
+        for interface in self._interfaces.values():
+            interface.properties_changed(engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for interface in self._interfaces.values():

@@ -21,6 +21,7 @@ ParallelError
 │   ├── InvalidEngineID         (LookupError)   a target that does not exist
 │   ├── InvalidProperty         (LookupError)   a property that an engine does not have
 │   ├── InvalidTaskID           (LookupError)   a task that does not exist
+│   ├── ParentsDelivered                        a task whose parents have been answered: the client mends it
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
 ├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran
@@ -33,6 +34,7 @@ ParallelError
 │   ├── TaskRejectError                         raised by a task: not on this engine
 │   ├── DependencyError                         what it depends on has failed, or is nowhere to be had
 │   └── ResultGone              (LookupError)   it was done, and its result is not kept any more
+├── SimulationFailed            (AssertionError) a promise that a simulated cluster did not keep
 └── RemoteError                                 an exception that can't be rebuilt here
 CompositeError                  (ExceptionGroup)    what several engines raised
 PythonVersionWarning            (UserWarning)   engine and client run different Pythons
@@ -70,6 +72,7 @@ __all__ = [
     "NoEnginesRegistered",
     "OperationError",
     "ParallelError",
+    "ParentsDelivered",
     "PluginError",
     "ProtocolError",
     "PythonVersionWarning",
@@ -77,6 +80,7 @@ __all__ = [
     "RemoteError",
     "ResultGone",
     "SerializationError",
+    "SimulationFailed",
     "TaskAborted",
     "TaskError",
     "TaskPoisoned",
@@ -187,6 +191,20 @@ class InvalidTaskID(OperationError, LookupError):
     """A task that does not exist."""
 
 
+class ParentsDelivered(OperationError):
+    """A task depends on calls that the controller has answered: whoever has the answers knows what follows from them.
+
+    Attributes:
+        calls: Their numbers.
+    """
+
+    _carried: ClassVar = {"calls": ((list, tuple), ())}
+
+    def __init__(self, text: str, *, calls: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.calls = tuple(calls)
+
+
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none; or an empty list of them was."""
 
@@ -220,10 +238,14 @@ class EngineDied(ParallelError):
         engine_id: Which engine, or None if unknown.
         reason: How the process ended: "killed by SIGKILL", "exit status 3".
         output: The last of what it wrote to stdout and stderr.
-        running: Whether the command was running at that moment; if not, it never began.
+        running: Whether the command was running at that moment.
+        begun: Whether it had begun: it was running, or it was done and its result is lost.
     """
 
-    _carried: ClassVar = {"engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False)}
+    _carried: ClassVar = {
+        "engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False),
+        "begun": (bool, False),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -233,9 +255,11 @@ class EngineDied(ParallelError):
         reason: str = "",
         output: str = "",
         running: bool = False,
+        begun: bool = False,
     ) -> None:
         super().__init__(text)
         self.running = running
+        self.begun = begun or running
         self.engine_id = engine_id
         self.reason = reason
         self.output = output
@@ -322,6 +346,10 @@ class DependencyError(TaskError):
 
 class ResultGone(TaskError, LookupError):
     """The task was done, but its result is not kept any more: it was delivered, cleared, too old, or too much."""
+
+
+class SimulationFailed(ParallelError, AssertionError):
+    """A promise that a simulated cluster (`aioparallel.testing`) did not keep; the text says which, and how it came."""
 
 
 class RemoteError(ParallelError):

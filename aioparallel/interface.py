@@ -27,6 +27,7 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.events import Monitor
+from aioparallel.source import Source
 from aioparallel.wire import LAST, NO_ENGINE, TRIED, Frame, Kind, Limits, Sendable, Status, encode
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Host(Protocol):
     @property
     def limits(self) -> Limits:
         """The bounds in force."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """Where random bytes and the wall clock come from."""
         ...
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
@@ -132,11 +138,24 @@ class Interface:
     async def stop(self) -> None:
         """End; no operation is called any more."""
 
+    def report(self) -> dict[str, Any]:
+        """Return what people should know of it, as plain values, for `status`."""
+        return {}
+
     def kernel_started(self, engine: Engine) -> None:
         """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
 
         Of an engine that joins every interface is told so before `engine_joined` of any.
         """
+
+    def kernel_lost(self, engine: Engine) -> None:
+        """An engine has no kernel for now: it died, restarts or is broken. What it had is about to be answered.
+
+        A kernel that dies and is broken then is told of twice.
+        """
+
+    def properties_changed(self, engine: Engine) -> None:
+        """What is noted about an engine (`engine.properties`) is something else now."""
 
     def engine_joined(self, engine: Engine) -> None:
         """An engine is ready."""

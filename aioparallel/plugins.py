@@ -8,12 +8,25 @@ from typing import Any
 
 from aioparallel.errors import PluginError
 
-__all__ = ["INTERFACES", "LAUNCHERS", "QUEUES", "TRANSPORTS", "check", "describe", "load", "made", "make", "names"]
+__all__ = [
+    "INTERFACES",
+    "LAUNCHERS",
+    "QUEUES",
+    "SCHEDULERS",
+    "TRANSPORTS",
+    "check",
+    "describe",
+    "load",
+    "made",
+    "make",
+    "names",
+]
 
 INTERFACES = "aioparallel.interfaces"
 TRANSPORTS = "aioparallel.transports"
 LAUNCHERS = "aioparallel.launchers"
 QUEUES = "aioparallel.queues"
+SCHEDULERS = "aioparallel.schedulers"
 
 
 @cache

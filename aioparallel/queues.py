@@ -11,10 +11,10 @@ from typing import Any
 
 from aioparallel import plugins
 
-__all__ = ["Command", "FifoQueue", "PriorityQueue", "Queue", "get"]
+__all__ = ["Command", "FifoQueue", "PriorityQueue", "Queue", "arrivals", "get"]
 
-#: Numbers every `put`, into whichever queue, so that what was taken out of several can go back as it came.
-_arrivals = itertools.count(1)
+#: Numbers what comes to a queue, whichever it is, so that what was taken out of several can go back as it came.
+arrivals = itertools.count(1)
 
 
 class Command:
@@ -22,7 +22,7 @@ class Command:
 
     Attributes:
         payload: What the engine is to do; opaque here.
-        client: Who asked for it.
+        client: Who asked for it; None: nobody who is still there.
         done: Called once as `done(command, result)`, with what came back or with one of our errors.
         label: What a person reads in `status`: the function's name, or the first line of the code.
         exclusive: Sent only when the engine has nothing else under way, and nothing is sent beside it.
@@ -32,7 +32,7 @@ class Command:
         watched: Whether its client is to be told what it writes, while it runs.
         broadcast: Whether other engines are sent the same payload.
         limit: Seconds that it may run; None: as long as it takes.
-        arrival: Higher the later it was put into a queue; 0 if it never was. The queue sets it.
+        arrival: Higher the later it came to a queue; 0 if it never did. The queue sets it.
     """
 
     __slots__ = (
@@ -72,6 +72,12 @@ class Command:
         self.waiting = False
         self.watched = False
 
+    @property
+    def call(self) -> int:
+        """The number of its client's CALL, under which the client is told what it writes."""
+        number: int = self.payload.id
+        return number
+
     def __repr__(self) -> str:
         state = " cancelled" if self.cancelled else ""
         return f"<Command {self.label.decode('utf-8', 'replace')!r} of {self.client!r}{state}>"
@@ -86,17 +92,19 @@ class Queue(ABC):
 
     The rules, which `aioparallel.testing.check_queue` checks:
 
-    * What was put comes out once, the very same object, and nothing else comes out.
+    * What was put comes out once, the very same object, even if it was cancelled meanwhile; nothing else comes out.
     * What comes out next follows from what was put and taken alone: not from a clock, from chance, or from addresses
       in memory; two queues that were fed the same give the same.
-    * `_pop` may give commands that were cancelled meanwhile: they are dropped here. When nothing is left, cancelled or
-      not, it raises IndexError. A queue must not hold on to what it has given.
+    * `_pop` gives those that were cancelled in their turn, too: they are dropped here, at the latest when no others
+      are left. When nothing is left, it raises IndexError. A queue must not hold on to what it has given.
     * Nothing awaits, and nothing raises but that IndexError: both methods are called while frames are read, for every
       command, and should take no more than a few microseconds however many wait.
     """
 
     def __init__(self) -> None:
         self._live = 0
+        #: Cancelled ones that have not been met.
+        self._dead = 0
 
     def __len__(self) -> int:
         return self._live
@@ -108,8 +116,11 @@ class Queue(ABC):
         """Add a command; one that is no longer wanted is dropped."""
         if command.cancelled:
             return
+        command.arrival = next(arrivals)
+        self._take(command)
+
+    def _take(self, command: Command) -> None:
         self._live += 1
-        command.arrival = next(_arrivals)
         command.waiting = True
         self._put(command)
 
@@ -121,10 +132,14 @@ class Queue(ABC):
         """
         while True:
             command = self._pop()
-            if not command.cancelled:
-                self._live -= 1
-                command.waiting = False
-                return command
+            if command.cancelled:
+                self._dead -= 1
+                continue
+            self._live -= 1
+            command.waiting = False
+            if self._dead and not self._live:
+                self._drop_cancelled()
+            return command
 
     def cancel(self, command: Command) -> None:
         """Mark a waiting command as no longer wanted; one that has left the queue is left alone."""
@@ -132,6 +147,9 @@ class Queue(ABC):
             command.waiting = False
             command.cancelled = True
             self._live -= 1
+            self._dead += 1
+            if not self._live:
+                self._drop_cancelled()
 
     def clear(self) -> list[Command]:
         """Remove and return all that wait, in the order they would have run."""
@@ -141,13 +159,20 @@ class Queue(ABC):
         return cleared
 
     def put_back(self, commands: Iterable[Command]) -> None:
-        """Put commands that were taken out again, as if they had never been.
+        """Put commands that were taken out in again, as if they had never left: each keeps its `arrival`.
 
         The order in which they were taken is not enough: put that way into a queue which gives the newest first, they
-        would come out turned round.
+        would come out turned round. Those that were cancelled meanwhile are dropped.
         """
         for command in sorted(commands, key=_arrival):
-            self.put(command)
+            if not command.cancelled:
+                self._take(command)
+
+    def _drop_cancelled(self) -> None:
+        """Let go of commands, and their payloads, that would lie here until another one comes."""
+        while self._dead:
+            self._pop()
+            self._dead -= 1
 
     @abstractmethod
     def _put(self, command: Command) -> None:

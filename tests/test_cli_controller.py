@@ -212,3 +212,13 @@ def test_queue_by_place(tmp_path: Path) -> None:
     wrong = run("--queue", "my_queue:Yours", "--path", str(tmp_path), program="aiocontroller")
     assert wrong.returncode == 2
     assert "queue 'my_queue:Yours' can't be loaded: AttributeError" in wrong.stderr
+
+
+def test_scheduler_by_place(tmp_path: Path) -> None:
+    (tmp_path / "my_policy.py").write_text(
+        "from aioparallel.policies import LeastLoaded\nclass Mine(LeastLoaded): ...\n"
+    )
+    with running(
+        "--scheduler", "my_policy:Mine", "--path", str(tmp_path), program="aiocontroller", until=READY
+    ) as controller:
+        assert end(controller) == 0

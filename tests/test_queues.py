@@ -220,3 +220,29 @@ def test_what_was_taken_out_goes_back_as_if_it_had_never_been() -> None:
         for _ in range(2):
             queue.put_back(queue.clear())
         assert "".join(owners(queue.clear())) == order
+
+
+def test_what_goes_back_keeps_its_number_and_what_was_cancelled_meanwhile_is_dropped(queue: Queue) -> None:
+    for name in "abcd":
+        queue.put(command(name))
+    out = queue.clear()
+    numbers = [each.arrival for each in out]
+    out[1].cancelled = True
+    queue.put_back(reversed(out[:3]))
+    queue.put(out[3])
+    assert owners(queue.clear()) == ["a", "c", "d"]
+    assert [each.arrival for each in out[:3]] == numbers[:3]
+    assert out[3].arrival > numbers[3]
+
+
+def test_nothing_cancelled_lies_in_a_queue_that_is_empty(queue: Queue) -> None:
+    commands = [command(name) for name in "abcd"]
+    for each in commands:
+        queue.put(each)
+    queue.cancel(commands[3])
+    queue.cancel(commands[0])
+    queue.put_back(queue.clear())
+    queue.cancel(commands[1])
+    queue.cancel(commands[2])
+    with pytest.raises(IndexError):
+        queue._pop()

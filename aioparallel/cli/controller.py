@@ -59,6 +59,12 @@ def arguments(parser: Parser) -> None:
         "(default: fifo)",
     )
     parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
+        "a plug-in, or module:Class",
+    )
+    parser.add_argument(
         "--path",
         metavar="DIR",
         action="append",
@@ -90,7 +96,8 @@ async def _serve(options: argparse.Namespace) -> int:
     from aioparallel.source import SYSTEM
 
     # Last, so that nothing there is taken for a module that a controller needs.
-    sys.path += [*options.path, *([os.getcwd()] if ":" in options.queue else [])]
+    by_place = any(":" in name for name in (options.queue, options.scheduler or ""))
+    sys.path += [*options.path, *([os.getcwd()] if by_place else [])]
     state = state_directory(options.directory)
     run = run_directory(state, options.cluster)
     made: Path | None = None
@@ -106,7 +113,7 @@ async def _serve(options: argparse.Namespace) -> int:
         )
         controller = Controller(kept, cluster=options.cluster, queue=options.queue)
         await stack.enter_async_context(controller)
-        await _host(controller, options.interface)
+        await _host(controller, options.interface, options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -132,12 +139,17 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str] | None) -> None:
+async def _host(controller: Controller, wanted: list[str] | None, scheduler: str | None) -> None:
     """Host the interfaces that were asked for, or all that are installed."""
     from aioparallel import plugins
     from aioparallel.errors import PluginError
+    from aioparallel.interfaces.task import TaskInterface
 
+    if scheduler is not None:
+        await controller.add(TaskInterface(scheduler))
     for name in wanted or plugins.names(plugins.INTERFACES):
+        if name == TaskInterface.name and scheduler is not None:
+            continue
         try:
             await controller.add(name)
         except PluginError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -10,6 +9,7 @@ from typing import Any, TypeAlias
 from aioparallel import queues
 from aioparallel.errors import PluginError
 from aioparallel.queues import Command, Queue
+from aioparallel.testing.luck import Luck, Random
 from aioparallel.testing.rules import CheckFailed, expect, follow
 
 __all__ = ["check_queue"]
@@ -151,7 +151,7 @@ def keeps_nothing(make: Make) -> None:
 def follows_from_what_was_done(make: Make) -> None:
     """What comes out follows from what was put and taken alone: two queues that were fed the same give the same."""
     for seed in range(WALKS):
-        walks = [_walk(make(), random.Random(seed)) for _ in range(2)]  # noqa: S311
+        walks = [_walk(make(), Luck(seed).stream("queue")) for _ in range(2)]
         expect(
             walks[0] == walks[1],
             f"in the same {STEPS} steps, the one gave {_text(walks[0])}, the other {_text(walks[1])}",
@@ -224,7 +224,7 @@ def _text(labels: list[bytes]) -> str:
     return shown + (", …" if len(labels) > 12 else "")
 
 
-def _walk(queue: Queue, chance: random.Random) -> list[bytes]:
+def _walk(queue: Queue, chance: Random) -> list[bytes]:
     """Do things at random, and check the count and what comes out; return what came out, in order."""
     waiting: list[Command] = []
     given: list[bytes] = []
