@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 import pytest
@@ -46,23 +47,46 @@ def test_pytest_finds_it() -> None:
     assert found.value == "aioparallel.testing.pytest_plugin"
 
 
-@pytest.mark.parametrize("how", ["option", "file"])
-def test_fixtures(pytester: pytest.Pytester, how: str) -> None:
+@pytest.fixture
+def alone(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., pytest.RunResult]:
+    """Run pytest without the plug-ins that happen to be installed: they take longer than our tests."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+    def run(*options: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess("-p", "aioparallel.testing.pytest_plugin", *options, timeout=60)
+
+    return run
+
+
+def test_fixtures(pytester: pytest.Pytester, alone: Callable[..., pytest.RunResult]) -> None:
     pytester.makepyfile(TESTS)
-    pytester.makeini("[pytest]\nfilterwarnings = error\n" + ("aioparallel_engines = 3\n" if how == "file" else ""))
-    options = ["--aioparallel-engines=3"] if how == "option" else []
-    done = pytester.runpytest_subprocess("-p", "no:xdist", *options, timeout=60)
-    done.assert_outcomes(passed=4)
+    pytester.makeini("[pytest]\nfilterwarnings = error\naioparallel_engines = 3\n")
+    alone().assert_outcomes(passed=4)
 
 
-def test_wrong_number(pytester: pytest.Pytester) -> None:
+@pytest.mark.parametrize(("file", "option", "number"), [("", [], 2), ("3", ["4"], 4)])
+def test_number_of_engines(
+    pytester: pytest.Pytester,
+    alone: Callable[..., pytest.RunResult],
+    file: str,
+    option: list[str],
+    number: int,
+) -> None:
+    pytester.makepyfile(f"def test_number(memory_cluster): assert memory_cluster()._n == {number}")
+    pytester.makeini("[pytest]\n" + (f"aioparallel_engines = {file}\n" if file else ""))
+    alone(*(f"--aioparallel-engines={text}" for text in option)).assert_outcomes(passed=1)
+
+
+def test_wrong_number(pytester: pytest.Pytester, alone: Callable[..., pytest.RunResult]) -> None:
     pytester.makepyfile("def test_nothing(memory_cluster): pass")
-    done = pytester.runpytest_subprocess("--aioparallel-engines=many", timeout=60)
+    done = alone("--aioparallel-engines=many")
     done.stdout.fnmatch_lines(["*must be a whole number from 1 up, not 'many'*"])
     assert done.ret
 
 
-def test_nothing_is_loaded_for_who_does_not_ask(pytester: pytest.Pytester) -> None:
+def test_nothing_is_loaded_for_who_does_not_ask(
+    pytester: pytest.Pytester, alone: Callable[..., pytest.RunResult]
+) -> None:
     pytester.makepyfile(
         "import sys\n"
         "def test_modules():\n"
@@ -70,7 +94,7 @@ def test_nothing_is_loaded_for_who_does_not_ask(pytester: pytest.Pytester) -> No
         "    assert loaded <= {'aioparallel', 'aioparallel.errors', 'aioparallel.testing',\n"
         "                      'aioparallel.testing.pytest_plugin'}\n"
     )
-    pytester.runpytest_subprocess("-p", "no:xdist", timeout=60).assert_outcomes(passed=1)
+    alone().assert_outcomes(passed=1)
 
 
 def test_the_kits_need_no_pytest(pytester: pytest.Pytester) -> None:
