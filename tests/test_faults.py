@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -40,14 +39,13 @@ def wait_until(condition: Any, seconds: float = SOON) -> None:
         time.sleep(0.002)
 
 
-def kernels(cluster: client.Cluster) -> dict[int, int]:
-    """Return the pid of each engine's kernel."""
-    status = cluster.client("monitor").status()
-    return {engine["id"]: engine["pid"] for engine in status["engines"] if engine["state"] in ("idle", "running")}
+def kernels(monitor: client.MonitorClient) -> list[int]:
+    """Return the pids of the kernels that work."""
+    return [engine["pid"] for engine in monitor.status()["engines"] if engine["state"] in ("idle", "running")]
 
 
-def deaths(cluster: client.Cluster) -> int:
-    return sum(engine["deaths"] for engine in cluster.client("monitor").status()["engines"])
+def deaths(monitor: client.MonitorClient) -> int:
+    return sum(engine["deaths"] for engine in monitor.status()["engines"])
 
 
 def is_there(pid: int) -> bool:
@@ -67,24 +65,22 @@ def cluster() -> Iterator[client.Cluster]:
 def test_thirty_kernels_are_killed_and_no_task_is_lost_or_answered_twice(cluster: client.Cluster) -> None:
     dice = random.Random(30)
     answered: Counter[int] = Counter()
-    monitor = cluster.client("monitor")
-    with cluster.task() as tc:
+    killed: list[int] = []
+    with cluster.task() as tc, cluster.client("monitor") as monitor:
         futures = [tc.submit(square, i) for i in range(2000)]
         for i, future in enumerate(futures):
             future.add_done_callback(lambda _, i=i: answered.update([i]))
-        killed = 0
-        while killed < 30:
-            share = len(futures) * (killed + 1) // 32
+        while len(killed) < 30:
+            share = len(futures) * (len(killed) + 1) // 32
             wait_until(lambda share=share: len(answered) >= share)
-            pids = [e["pid"] for e in monitor.status()["engines"] if e["state"] in ("idle", "running")]
-            if pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(dice.choice(pids), signal.SIGKILL)
-                    killed += 1
+            alive = [pid for pid in kernels(monitor) if pid not in killed]
+            if alive:
+                killed.append(dice.choice(alive))
+                os.kill(killed[-1], signal.SIGKILL)
         values = [future.result(SOON) for future in futures]
-    assert [value for value, _ in values] == [i * i for i in range(2000)]
-    assert answered == Counter(range(2000))
-    wait_until(lambda: deaths(cluster) >= 25)
+        assert [value for value, _ in values] == [i * i for i in range(2000)]
+        assert answered == Counter(range(2000))
+        wait_until(lambda: deaths(monitor) == 30)
 
 
 def test_five_poison_tasks_are_told_from_a_thousand() -> None:
@@ -102,7 +98,8 @@ def test_five_poison_tasks_are_told_from_a_thousand() -> None:
             assert len(error.deaths) == 3
             assert len({death.engine for death in error.deaths}) >= 2
             assert {death.reason for death in error.deaths} == {"killed by SIGKILL"}
-        assert deaths(cluster) <= 15
+        with cluster.client("monitor") as monitor:
+            assert deaths(monitor) <= 15
         status = tc.queue_status()
         assert (status["succeeded"], status["failed"]) == (995, 5)
 
@@ -120,11 +117,11 @@ def hold_the_lock(directory: str) -> int:
 
 @pytest.mark.parametrize("careful", [False, True])
 def test_a_host_dies_while_its_kernel_holds_the_lock(cluster: client.Cluster, tmp_path: Path, careful: bool) -> None:
-    with cluster.task() as tc:
+    with cluster.task() as tc, cluster.client("monitor") as monitor:
         future = tc.options(at_most_once=careful).submit(hold_the_lock, str(tmp_path))
         wait_until(lambda: len(list(tmp_path.iterdir())) == 1)
         (stuck,) = (int(entry.name) for entry in tmp_path.iterdir())
-        own = set(kernels(cluster).values())
+        own = kernels(monitor)
         cluster.add_engines(1)
         host = int(Path(f"/proc/{stuck}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(host, signal.SIGKILL)

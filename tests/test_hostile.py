@@ -338,7 +338,7 @@ def test_nothing_is_kept_of_those_who_were_not_let_in(run: Run, directory: Path,
             while len(there.controller._gate):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0)
-            assert there.controller._connections == set()
+            assert there.controller._connections == {}
         # Leaving means closing, and that does not wait for anybody.
 
     run(main())
