@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from aioparallel.arrivals import Arrivals, Notices
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.dial import connect
@@ -36,6 +37,7 @@ from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import (
+    KEY,
     LAST,
     TRIED,
     Buffer,
@@ -147,6 +149,8 @@ class Channel:
         #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
         self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
         self.on_engines: list[Callable[[list[int]], object]] = []
+        #: What the interface tells us unasked.
+        self.notices = Notices()
         self._posted: deque[Sequence[Sendable]] = deque()
         self._posting = False
         # Calls that leave, and those that wait for them; any thread may look, and who changes it holds the lock.
@@ -293,6 +297,27 @@ class Channel:
         else:
             self._post(pieces)
         return number
+
+    def stream(self, operation: str, *, header: bytes = b"") -> Arrivals:
+        """Call an operation that answers with one value after the other; return where they arrive. From any thread.
+
+        The operation waits while many of them have not been taken.
+
+        Raises:
+            OperationError: The interface has no such operation.
+            MessageTooLarge: Nothing was sent.
+            ConnectionLost: The connection has ended.
+        """
+        arrivals = Arrivals()
+        number = self.call(operation, arrivals, plain_value, header=header)
+        arrivals.on_taken = functools.partial(self._ask_for_more, number)
+        # By the loop: whoever drops a stream, the garbage collector maybe, may hold any lock.
+        arrivals.on_gone = functools.partial(self._wake, functools.partial(self.withdraw, number))
+        return arrivals
+
+    def _ask_for_more(self, number: int, taken: int) -> None:
+        with contextlib.suppress(ConnectionLost):
+            self._post(encode(Kind.NOTICE, number, code=News.TAKEN, header=KEY.pack(taken)))
 
     def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Any]:
         """Return a call as what is sent; a large payload stays in shared memory if the controller can open that."""
@@ -445,6 +470,7 @@ class Channel:
     async def aclose(self) -> None:
         """Close; calls under way fail with `ConnectionLost`. Safe to call twice."""
         if self._connection is not None:
+            self.notices.end(None)
             self._connection.close(ConnectionLost("this client was closed"))
             await asyncio.shield(self._closed)
 
@@ -488,8 +514,11 @@ class Channel:
                     first = self._partial.pop(frame.id, None) if self._partial else None
                     if pending is not None:
                         settle(*pending, [*first, frame] if first else [frame])
-                elif frame.id in self._pending:
-                    self._partial.setdefault(frame.id, []).append(frame)
+                elif (waiting := self._pending.get(frame.id)) is not None:
+                    if (part := getattr(waiting[0], "part", None)) is not None:
+                        part(frame)
+                    else:
+                        self._partial.setdefault(frame.id, []).append(frame)
             elif frame.kind == Kind.NOTICE:
                 if frame.code == News.EVENT:
                     self._notice(frame.json())
@@ -522,7 +551,9 @@ class Channel:
 
     def _told(self, frame: Frame) -> None:
         """Take news of what user code writes or logs."""
-        if frame.code == News.RECORD:
+        if frame.code == News.VALUE:
+            self.notices.hear(frame.header)
+        elif frame.code == News.RECORD:
             news = frame.json()
             take = self.forwardings.get(news.get("request", 0)) if isinstance(news, dict) else None
             if take is not None:
@@ -563,6 +594,7 @@ class Channel:
             self._line.clear()
         while self._watched:
             self._watched.popitem()[1].end()
+        self.notices.end(ConnectionLost(str(self._error)))
         self._on_drained()
         if not self._introduced.done():
             self._introduced.set_exception(ConnectionLost(str(self._error)))

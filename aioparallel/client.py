@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from aioparallel.arrivals import Arrivals, BlockingStream
 from aioparallel.calls import MultiEngineCalls, View
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
@@ -89,6 +90,34 @@ class Client:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         if self._channel.is_open and not self._channel.loop.is_closed():
             self._portal.run(self._channel.aclose())
+
+    def notices(self, timeout: float | None = None) -> BlockingStream[Any]:
+        """Return what the interface tells this client unasked: iterate over it with `for`.
+
+        It ends when the client is closed, and with `ConnectionLost` when the connection is. The first who asks is told
+        what came before, too. Who takes them too slowly misses the oldest: 1,024 are kept.
+
+        Args:
+            timeout: Seconds after which waiting for the next one ends with `TimeoutError`; None: never.
+        """
+        opened: list[Arrivals] = []
+        self._portal.call(lambda: opened.append(self._channel.notices.open()))
+        return BlockingStream(opened[0], self._portal, timeout=timeout)
+
+    def on_notice(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call `callback` with each thing the interface tells this client unasked; return what ends that.
+
+        It is called in the thread that takes in what arrives and must be quick; an exception in it is logged.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        endings: list[Callable[[], None]] = []
+        self._portal.call(lambda: endings.append(self._channel.notices.listen(callback)))
+        return endings[0]
+
+    def _stream(self, operation: str, header: bytes, make: Callable[[Any], Any]) -> BlockingStream[Any]:
+        return BlockingStream(self._channel.stream(operation, header=header), self._portal, make)
 
     def _begin(
         self,

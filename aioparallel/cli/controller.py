@@ -96,7 +96,7 @@ async def _serve(options: argparse.Namespace) -> int:
                 stack.callback(shutil.rmtree, made.parent, ignore_errors=True)
             await controller.listen(f"unix://{made}")
         addresses = tuple(_reached(address, options.location) for address in controller.addresses)
-        _publish(controller, state, options.cluster, addresses)
+        controller.publish(state, addresses=addresses)
         lock.write(replace(me, addresses=addresses))
         logger.info("ready at %s", ", ".join(addresses))
         if options.managed:
@@ -164,16 +164,6 @@ def _reached(address: str, location: str | None) -> str:
         return address
     host = f"[{location}]" if ":" in location and not location.startswith("[") else location
     return f"{scheme}://{host}:{rest.rpartition(':')[2]}"
-
-
-def _publish(controller: Controller, state: Path, cluster: str, addresses: tuple[str, ...]) -> None:
-    """Write the capability files; the engines' first, because they wait for theirs."""
-    from aioparallel.capability import capability_path
-    from aioparallel.source import SYSTEM
-
-    for name in ("engine", *controller.status()["interfaces"]):
-        capability = controller.capability(name, addresses=addresses)
-        capability.save(capability_path(name, cluster=cluster, directory=state), SYSTEM)
 
 
 def _remove(state: Path) -> None:
