@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 from aioparallel import errors as _errors
 
 if TYPE_CHECKING:
+    from aioparallel.arrivals import Stream as Stream
     from aioparallel.capability import Capability as Capability
     from aioparallel.cluster import Cluster as Cluster
     from aioparallel.controller import Controller as Controller
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
+    from aioparallel.interface import ClientProxy as ClientProxy
+    from aioparallel.interface import Host as Host
     from aioparallel.interface import Interface as Interface
+    from aioparallel.interface import client_of as client_of
     from aioparallel.interface import remote as remote
     from aioparallel.interfaces.admin import AdminClient as AdminClient
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
@@ -35,15 +39,19 @@ _HOMES = {
     "CallInfo": "reply",
     "Capability": "capability",
     "Client": "face",
+    "ClientProxy": "interface",
     "Cluster": "cluster",
     "Controller": "controller",
+    "Host": "interface",
     "Interface": "interface",
     "Limits": "wire",
     "MonitorClient": "interfaces.monitor",
     "MultiEngineClient": "interfaces.multiengine",
     "Output": "output",
     "Reference": "reference",
+    "Stream": "arrivals",
     "TaskClient": "interfaces.task",
+    "client_of": "interface",
     "remote": "interface",
     **dict.fromkeys(_errors.__all__, "errors"),
 }

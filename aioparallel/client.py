@@ -16,10 +16,11 @@ from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
-from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
+from aioparallel.generated import make_client
 from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.joint import call_each
+from aioparallel.operations import check_interface_name
 from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
@@ -28,6 +29,7 @@ from aioparallel.reply import CallInfo, Unread
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
+    "BlockingStream",
     "CallInfo",
     "Cluster",
     "Limits",
@@ -37,6 +39,7 @@ __all__ = [
     "PendingResult",
     "Reference",
     "TaskClient",
+    "client_of",
     *_errors,
 ]
 
@@ -323,16 +326,17 @@ class Cluster:
         """
         return self._cluster.capability(interface)
 
-    def client(self, interface: str) -> Any:
-        """Return a client of an interface.
+    def client(self, interface: str | type) -> Any:
+        """Return a client of an interface: of its name, or of its class.
 
         Raises:
-            ConfigurationError: That interface has no blocking client.
+            PluginError: No such interface is installed, or no client can be made for it.
+            NoClusterError: It is not hosted.
         """
-        kinds = {kind.interface: kind for kind in (MonitorClient, MultiEngineClient, TaskClient)}
-        if interface not in kinds:
-            raise ConfigurationError(f"no blocking client for {interface!r}; there are {', '.join(kinds)}")
-        made = kinds[interface](self.capability(interface))
+        kind = _WRITTEN.get(interface) if isinstance(interface, str) else None
+        if kind is None:
+            kind = client_of(self._cluster.interface_class(interface))
+        made = kind(self.capability(kind.interface))
         self._clients.append(made)
         return made
 
@@ -355,3 +359,25 @@ class MonitorClient(Client):
     def status(self, block: bool | None = None) -> Any:
         """Return everything a person would ask about the cluster (`interfaces.monitor.MonitorClient.status`)."""
         return self._operate("status", block)
+
+
+#: The clients that are here, by interface.
+_WRITTEN: dict[str, Any] = {kind.interface: kind for kind in (MonitorClient, MultiEngineClient, TaskClient)}
+
+
+def client_of(interface: type) -> Any:
+    """Return the blocking client class of an interface: the one that was written for it, or one made from annotations.
+
+    Each operation is a method with the same parameters, docstring and annotations, and `block=`: it gives the value
+    (or a `PendingResult`), or, if the operation is a stream, a `BlockingStream` for `for`.
+
+    Args:
+        interface: A subclass of `aioparallel.Interface`.
+
+    Raises:
+        PluginError: None was written, and none can be made; the text says why.
+    """
+    written = getattr(interface, "blocking_client", None)
+    if written is None and interface.__module__.startswith("aioparallel.interfaces."):
+        written = _WRITTEN.get(check_interface_name(interface))
+    return make_client(interface, Client, blocking=True) if written is None else written

@@ -28,10 +28,10 @@ from typing import Any, Self, TypeVar
 
 from aioparallel import launchers, plugins, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
-from aioparallel.errors import ClusterError, ConfigurationError
+from aioparallel.errors import ClusterError, ConfigurationError, PluginError
 from aioparallel.face import Client
 from aioparallel.importable import own_directories
-from aioparallel.interface import Interface
+from aioparallel.interface import Interface, client_of
 from aioparallel.launchers import Job, Launcher
 
 __all__ = ["Cluster", "ClusterStatistics", "Connecting"]
@@ -96,6 +96,8 @@ class Cluster:
             caller's, who also sees to it that no other cluster of that name runs there.
         path: Directories from which engines can import; None: from where the caller can (`sys.path`, when they start).
         timeout: Seconds that the start may take.
+        interfaces: Interfaces besides those that are installed: classes that can be imported, or "module:Class". Names
+            of installed ones say that only these are wanted.
 
     Attributes:
         name: The cluster's name.
@@ -119,7 +121,9 @@ class Cluster:
         directory: str | Path | None = None,
         path: Sequence[str | Path] | None = None,
         timeout: float = 60.0,
+        interfaces: Sequence[str | type[Interface]] = (),
     ) -> None:
+        self._interfaces = [_place_of(interface) for interface in interfaces]
         self.name = check_name(name, "a cluster")
         self.engine_ids: list[int] = []
         self._n = _number(_processors() if n is None else n)
@@ -262,11 +266,11 @@ class Cluster:
             raise ClusterError(f"{self!r} does not run")
         return Capability.load(capability_path(interface, cluster=self.name, directory=self.directory))
 
-    def client(self, interface: str) -> Connecting:
-        """Return a client of an interface, on its way: await it, or use it in `async with`.
+    def client(self, interface: str | type[Interface]) -> Connecting:
+        """Return a client of an interface (its name, or its class), on its way: await it, or use it in `async with`.
 
         Awaiting raises:
-            PluginError: No such interface is installed, or it has no client.
+            PluginError: No such interface is installed, or no client can be made for it.
             ClusterError: The cluster does not run.
             ConnectionFailed: The controller is gone.
         """
@@ -291,11 +295,29 @@ class Cluster:
 
     # Inside
 
-    async def _connect(self, interface: str) -> Client:
-        kind = plugins.load(plugins.INTERFACES, interface, Interface).client
+    def interface_class(self, interface: str | type) -> type[Interface]:
+        """Return the class of an interface, given its name, or "module:Class", or itself.
+
+        Raises:
+            PluginError: None of that name is installed, or was given to this cluster.
+        """
+        if not isinstance(interface, str):
+            if isinstance(interface, type) and issubclass(interface, Interface):
+                return interface
+            raise PluginError(f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface")
+        for place in self._interfaces:
+            if ":" in place:
+                given: type[Interface] = plugins.load(plugins.INTERFACES, place, Interface)
+                if interface in (place, getattr(given, "name", None)):
+                    return given
+        found: type[Interface] = plugins.load(plugins.INTERFACES, interface, Interface)
+        return found
+
+    async def _connect(self, interface: str | type[Interface]) -> Client:
+        kind = client_of(self.interface_class(interface))
         if not (isinstance(kind, type) and issubclass(kind, Client)):
             raise ConfigurationError(f"the interface {interface!r} names no client class")
-        client = await kind.connect(self.capability(interface))
+        client = await kind.connect(self.capability(kind.interface))
         self._clients = [kept for kept in self._clients if kept.channel.is_open]
         self._clients.append(client)
         return client
@@ -308,11 +330,18 @@ class Cluster:
 
     def _controller_command(self, private: bool) -> list[str]:
         listen = [option for address in self._listen for option in ("--listen", address)]
-        return [*_python("controller"), *self._place(), *listen, *(["--temporary"] if private else [])]
+        wanted = [option for interface in self._interfaces for option in ("--interface", interface)]
+        # What is not installed is imported from where the engines import it.
+        path = self._path_options() if any(":" in interface for interface in self._interfaces) else []
+        private_options = ["--temporary"] if private else []
+        return [*_python("controller"), *self._place(), *listen, *wanted, *path, *private_options]
+
+    def _path_options(self) -> list[str]:
+        entries = own_directories() if self._path is None else self._path
+        return [option for entry in entries for option in ("--path", entry)]
 
     async def _start_engines(self, n: int) -> list[Job]:
-        entries = own_directories() if self._path is None else self._path
-        path = [option for entry in entries for option in ("--path", entry)]
+        path = self._path_options()
         wait = ["--wait", str(self._timeout)]
         command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
         jobs = await self._launcher.start(command, env=_environment())
@@ -368,6 +397,24 @@ def _end(role: str, job: Job) -> str:
     """Say that a process ended, how, and what it wrote last."""
     output = f":\n{job.output}" if job.output else ""
     return f"the {role} ended: {job.describe()}{output}"
+
+
+def _place_of(interface: str | type[Interface]) -> str:
+    """Return what the controller imports an interface by.
+
+    Raises:
+        ConfigurationError: It is not one, or can't be imported there.
+    """
+    if isinstance(interface, str):
+        return interface
+    if not (isinstance(interface, type) and issubclass(interface, Interface)):
+        raise ConfigurationError(f"interfaces are subclasses of aioparallel.Interface, or names, not {interface!r}")
+    if interface.__module__ == "__main__" or "<locals>" in interface.__qualname__:
+        raise ConfigurationError(
+            f"the controller, a process of its own, can't import {interface.__module__}.{interface.__qualname__}: put "
+            "it in a module"
+        )
+    return f"{interface.__module__}:{interface.__qualname__}"
 
 
 def _number(n: object) -> int:

@@ -114,6 +114,11 @@ class Controller:
         """The engines by id, ascending."""
         return self._roster.engines
 
+    @property
+    def interfaces(self) -> dict[str, Interface]:
+        """The interfaces that are hosted, by name."""
+        return {name: hosting.interface for name, hosting in self._interfaces.items()}
+
     def status(self) -> dict[str, Any]:
         """Return what a person would ask, as plain values (`MonitorClient.status` says which)."""
         return {

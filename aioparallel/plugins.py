@@ -30,23 +30,22 @@ def load(group: str, name: str, base: type | None = None) -> Any:
 
     Args:
         group: An entry-point group, such as `INTERFACES`.
-        name: The entry point's name.
+        name: The entry point's name, or "module:Class" for one that is not installed.
         base: The class it must be a subclass of.
 
     Raises:
         PluginError: There is none of that name, it can't be imported, or it isn't a `base`.
     """
-    entry = _group(group).get(name)
+    entry = EntryPoint(name, name, group) if ":" in name else _group(group).get(name)
     kind = group.rpartition(".")[2].removesuffix("s")
     if entry is None:
         known = ", ".join(names(group)) or "none; is aioparallel installed (pip install aioparallel)?"
         raise PluginError(f"no {kind} named {name!r}; known: {known}")
+    called = repr(name) if name == entry.value else f"{name!r} ({entry.value})"
     try:
         plugin = entry.load()
     except Exception as error:
-        raise PluginError(
-            f"{kind} {name!r} ({entry.value}) can't be loaded: {type(error).__name__}: {error}"
-        ) from error
+        raise PluginError(f"{kind} {called} can't be loaded: {type(error).__name__}: {error}") from error
     if base is not None and not (isinstance(plugin, type) and issubclass(plugin, base)):
-        raise PluginError(f"{kind} {name!r} ({entry.value}) must be a subclass of {base.__module__}.{base.__name__}")
+        raise PluginError(f"{kind} {called} must be a subclass of {base.__module__}.{base.__name__}")
     return plugin

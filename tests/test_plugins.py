@@ -104,3 +104,12 @@ def test_what_is_no_subclass(register: Register, place: str) -> None:
     register(strange=f"strange_things:{place}")
     with pytest.raises(PluginError, match=rf"'strange' .* must be a subclass of {__name__}.Thing"):
         plugins.load(GROUP, "strange", Thing)
+
+
+def test_what_is_not_installed_is_named_by_its_place(register: Register) -> None:
+    register()
+    assert plugins.load(GROUP, "strange_things:Good", Thing) is GoodThing
+    with pytest.raises(PluginError, match=r"^thing 'nowhere:Thing' can't be loaded: ModuleNotFoundError: No module"):
+        plugins.load(GROUP, "nowhere:Thing")
+    with pytest.raises(PluginError, match=r"^thing 'strange_things:Other' must be a subclass of"):
+        plugins.load(GROUP, "strange_things:Other", Thing)

@@ -46,7 +46,16 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--location", metavar="HOST", help="the name by which other machines reach a tls:// address")
     parser.add_argument(
-        "--interface", metavar="NAME", action="append", help="host only this one; may be repeated (default: all)"
+        "--interface",
+        metavar="NAME",
+        action="append",
+        help="host only this one (default: all that are installed); module:Class: host this one too; may be repeated",
+    )
+    parser.add_argument(
+        "--path",
+        metavar="DIR",
+        action="append",
+        help="a directory from which a module:Class can be imported; it comes last; may be repeated",
     )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
@@ -86,7 +95,8 @@ async def _serve(options: argparse.Namespace) -> int:
             ControllerState.open(state / "security" / options.cluster / "controller.json", SYSTEM)
         )
         controller = await stack.enter_async_context(Controller(kept, cluster=options.cluster))
-        await _host(controller, options.interface)
+        sys.path += [entry for entry in options.path or () if entry not in sys.path]
+        await _host(controller, options.interface or [])
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -112,19 +122,26 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str] | None) -> None:
-    """Host the interfaces that were asked for, or all that are installed."""
+async def _host(controller: Controller, wanted: list[str]) -> None:
+    """Host the interfaces that were asked for by name, or all that are installed; and those asked for by place."""
     from aioparallel import plugins
     from aioparallel.errors import PluginError
 
-    for name in wanted or plugins.names(plugins.INTERFACES):
+    names = [name for name in wanted if ":" not in name]
+    for name in names or plugins.names(plugins.INTERFACES):
         try:
             await controller.add(name)
         except PluginError as error:
-            if wanted:
+            if names:
                 raise
             # One package that is broken must not take the others' clusters away.
             logger.warning("interface %r is not there: %s", name, error)
+    for place in wanted:
+        if ":" in place:
+            kind = plugins.load(plugins.INTERFACES, place)
+            # It may be installed as well.
+            if not any(type(interface) is kind for interface in controller.interfaces.values()):
+                await controller.add(place)
 
 
 async def _listen(controller: Controller, address: str, state: Path, cluster: str) -> None:

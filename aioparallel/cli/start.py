@@ -35,6 +35,13 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="where the controller listens: unix:///path or tls://host:port; may be repeated (default: a Unix socket)",
     )
+    parser.add_argument(
+        "--interface",
+        metavar="NAME",
+        action="append",
+        help="host only this interface (default: all that are installed); module:Class: host this one too; may be "
+        "repeated",
+    )
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
     parser.add_argument(
         "--path",
@@ -66,6 +73,7 @@ def _cluster(options: argparse.Namespace, state: Path) -> Cluster:
         directory=state,
         path=options.path or (),
         timeout=options.timeout,
+        interfaces=options.interface or (),
     )
 
 
@@ -156,4 +164,5 @@ def _again(options: argparse.Namespace) -> list[str]:
     command += ["-n", str(options.n)] if options.n else []
     command += [part for address in options.listen or () for part in ("--listen", address)]
     command += [part for entry in options.path or () for part in ("--path", entry)]
+    command += [part for name in options.interface or () for part in ("--interface", name)]
     return [*command, "--debug"] if options.debug else command
