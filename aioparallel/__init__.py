@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aioparallel.output import Output as Output
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
+    from aioparallel.serialize import register_reducer as register_reducer
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "Stream": "arrivals",
     "TaskClient": "interfaces.task",
     "client_of": "interface",
+    "register_reducer": "serialize",
     "remote": "interface",
     **dict.fromkeys(_errors.__all__, "errors"),
 }

@@ -54,7 +54,7 @@ class Everything(Interface):
         return {how: len(texts)}
 
     @remote
-    def sort(self, places: Sequence[Place], by: Mapping[str, Any], first: Place = Place(0.5)) -> tuple[Place, ...]:
+    def sort(self, places: Sequence[Place], by: Mapping[str, Any], first: Place = Place(0.5, "b")) -> tuple[Place, ...]:
         return first, *places
 
     @remote
@@ -78,7 +78,7 @@ USES = {
     False: """
 async def use(client: EverythingClient) -> None:
     counts: dict[str, int] = await client.count(["a"], how="slow")
-    places: tuple[Place, ...] = await client.sort([Place(1.0)], {})
+    places: tuple[Place, ...] = await client.sort([Place(1.0, "a")], {})
     async for place in client.walk(3):
         x: float = place.x
     await client.nothing()
@@ -87,7 +87,7 @@ async def use(client: EverythingClient) -> None:
     True: """
 def use(client: EverythingClient) -> None:
     counts: dict[str, int] = client.count(["a"], how="slow")
-    places: tuple[Place, ...] = client.sort([Place(1.0)], {})
+    places: tuple[Place, ...] = client.sort([Place(1.0, "a")], {})
     for place in client.walk(3):
         x: float = place.x
     client.nothing(block=False).cancel()
@@ -123,7 +123,7 @@ def test_it_runs(tmp_path: Path) -> None:
             async with made(controller.capability("everything")) as c:
                 assert await c.nothing() is None
                 assert await c.count(["a", "b"]) == {"fast": 2}
-                assert await c.sort([Place(2.0)], {}) == (Place(0.5), Place(2.0))
+                assert await c.sort([Place(2.0)], {}) == (Place(0.5, "b"), Place(2.0))
                 assert [place.x async for place in c.walk()] == [0.0, 1.0, 2.0]
                 with pytest.raises(TypeError, match="argument how is the str 'odd'; expected Literal"):
                     c.count([], how="odd")
@@ -146,7 +146,7 @@ def test_a_type_checker_sees_through_it(blocking: bool, tmp_path: Path) -> None:
     start = "from everything import EverythingClient\nfrom test_generate import Place\n\n"
     (tmp_path / "good.py").write_text(start + USES[blocking], encoding="utf-8")
     (tmp_path / "wrong.py").write_text(start + WRONG[blocking], encoding="utf-8")
-    place = "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Place:\n    x: float\n    name: str = ''\n"
+    place = "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Place:\n    x: float\n    name: str\n"
     (tmp_path / "test_generate.py").write_text(place, encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path), "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
