@@ -79,8 +79,9 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_reserved=self._engine_reserved,
         )
-        self._interfaces: dict[str, Hosting] = {}
+        self._hostings: dict[str, Hosting] = {}
         #: Names of interfaces that are on their way.
         self._coming: set[str] = set()
         #: Where capability files are written, and with which addresses.
@@ -117,7 +118,7 @@ class Controller:
     @property
     def interfaces(self) -> dict[str, Interface]:
         """The interfaces that are hosted, by name."""
-        return {name: hosting.interface for name, hosting in self._interfaces.items()}
+        return {name: hosting.interface for name, hosting in self._hostings.items()}
 
     def status(self) -> dict[str, Any]:
         """Return what a person would ask, as plain values (`MonitorClient.status` says which)."""
@@ -128,7 +129,7 @@ class Controller:
             "epoch": self._state.epoch,
             "seconds": self._loop.time() - self._started,
             "addresses": self.addresses,
-            "interfaces": sorted(self._interfaces),
+            "interfaces": sorted(self._hostings),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
         }
@@ -156,7 +157,7 @@ class Controller:
         """
         made = _made(interface)
         name = check_interface_name(made)
-        if name in self._interfaces or name in self._coming or name == ENGINE:
+        if name in self._hostings or name in self._coming or name == ENGINE:
             raise PluginError(f"an interface named {name!r} is here already")
         found = declared(type(made)).values()
         if made_by_us(type(made)) and not any(operation.kind is Kind.RAW for operation in found):
@@ -169,9 +170,9 @@ class Controller:
             await hosting.start()
         finally:
             self._coming.discard(name)
-        self._interfaces[name] = hosting
+        self._hostings[name] = hosting
         for engine in self.engines.values():
-            hosting.tell("engine_joined", engine)
+            hosting.tell_of("engine_joined", engine)
         self._publish(name)
         return made
 
@@ -184,7 +185,7 @@ class Controller:
             ConfigurationError: No interface of that name is hosted.
         """
         self._check_hosted(name)
-        hosting = self._interfaces.pop(name)
+        hosting = self._hostings.pop(name)
         error = ConnectionLost(f"the interface {name!r} was removed from the controller")
         for client, connection in tuple(self._clients.items()):
             if client.hosting is hosting:
@@ -206,7 +207,7 @@ class Controller:
         """
         self._published = directory, addresses
         # The engines' first, because they wait for theirs.
-        for name in (ENGINE, *sorted(self._interfaces)):
+        for name in (ENGINE, *sorted(self._hostings)):
             self._publish(name)
 
     def _publish(self, name: str) -> None:
@@ -251,8 +252,8 @@ class Controller:
         )
 
     def _check_hosted(self, name: str) -> None:
-        if name not in self._interfaces:
-            hosted = ", ".join([ENGINE, *sorted(self._interfaces)])
+        if name not in self._hostings:
+            hosted = ", ".join([ENGINE, *sorted(self._hostings)])
             raise ConfigurationError(f"no interface {name!r} here; there are {hosted}")
 
     async def wait_closed(self) -> None:
@@ -271,7 +272,7 @@ class Controller:
         self._gate.close()
         for connection in tuple(self._connections):
             connection.goodbye(ConnectionLost("the controller has ended"))
-        for hosting in self._interfaces.values():
+        for hosting in self._hostings.values():
             await hosting.stop()
         # Every connection closes within its own deadline.
         while self._connections:
@@ -300,7 +301,7 @@ class Controller:
             return ServerHandshake(
                 self._state.authority.lookup,
                 controller_id=self._state.controller_id,
-                interfaces=[ENGINE, *self._interfaces],
+                interfaces=[ENGINE, *self._hostings],
                 fingerprint=fingerprint,
                 nonce=self._source.token(32),
                 now=self._source.wall(),
@@ -360,7 +361,7 @@ class Controller:
 
     def _welcome(self, session: str, grant: Grant) -> dict[str, Any]:
         """What a peer whose proof is right is told."""
-        hosting = self._interfaces.get(grant.interface)
+        hosting = self._hostings.get(grant.interface)
         return {
             "session": session,
             "epoch": self._state.epoch,
@@ -379,7 +380,7 @@ class Controller:
             self._links.add(link)
             connection.on_silence = link.silent
             return link
-        hosting = self._interfaces.get(grant.interface)
+        hosting = self._hostings.get(grant.interface)
         if hosting is None:
             raise ProtocolError(f"the interface {grant.interface!r} was removed meanwhile")
         client = ClientProxy(connection, hosting, grant, session, python)
@@ -413,17 +414,21 @@ class Controller:
             engine.pump()
 
     def _kernel_started(self, engine: Engine) -> None:
-        for hosting in self._interfaces.values():
-            hosting.tell("kernel_started", engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("kernel_started", engine)
+
+    def _engine_reserved(self, engine: Engine, reserved: bool) -> None:
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_reserved" if reserved else "engine_released", engine)
 
     def _engine_joined(self, engine: Engine) -> None:
-        for hosting in self._interfaces.values():
-            hosting.tell("engine_joined", engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_joined", engine)
         self._tell({"joined": [[engine.id, engine.python]]}, engine.id)
 
     def _engine_left(self, engine: Engine) -> None:
-        for hosting in self._interfaces.values():
-            hosting.tell("engine_left", engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_left", engine)
         self._tell({"left": [engine.id]}, engine.id)
 
     def _happened(self, event: Event) -> None:

@@ -13,9 +13,19 @@ from typing import Any
 
 from aioparallel.broadcast import Outgoing
 from aioparallel.connection import Connection
-from aioparallel.errors import EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
+from aioparallel.errors import (
+    EngineLost,
+    OperationError,
+    ParallelError,
+    Preempted,
+    ProtocolError,
+    QueueCleared,
+    from_plain,
+    to_plain,
+)
 from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
 from aioparallel.queues import Command, FifoQueue, Queue
+from aioparallel.turnstile import Turnstile
 from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, News, Status, encode
 
 __all__ = ["Engine", "EngineLink", "Roster"]
@@ -49,7 +59,9 @@ class Engine:
         self.deaths = 0
         self.properties: dict[str, Any] = {}
         self._link = link
-        self._queue = queue
+        self._queue = Turnstile(queue)
+        #: Who has it reserved, first, and who waits for that.
+        self._reservations: deque[Any] = deque()
         self._next: Command | None = None
         #: Commands of clients that don't read: they let the others' pass.
         self._held: dict[Any, Queue] = {}
@@ -75,11 +87,18 @@ class Engine:
     def queued(self) -> int:
         """How many commands wait here."""
         held = sum(map(len, self._held.values())) if self._held else 0
-        return len(self._first) + len(self._queue) + held + (self._next is not None and not self._next.cancelled)
+        return len(self._first) + self._queue.total + held + (self._next is not None and not self._next.cancelled)
+
+    @property
+    def reserved(self) -> str:
+        """Which interface has it reserved, and why; "" if none has."""
+        return self._reservations[0].text if self._reservations else ""
 
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room, and its client reads."""
         client = command.client
+        if command.between and self._next is not None:
+            self._put_back()
         alone = self._next is None and not len(self._queue) and not self._held and not self._shut
         if alone and self._has_room(command) and not client.connection.congested:
             self._send(command)
@@ -113,6 +132,8 @@ class Engine:
 
     def _has_room(self, command: Command) -> bool:
         under_way = len(self._under_way)
+        if self._queue.holder is not None and not self._queue.lets(command):
+            return False
         return not under_way or not (command.exclusive or self._exclusive or under_way >= IN_FLIGHT)
 
     def pump(self) -> None:
@@ -136,6 +157,49 @@ class Engine:
                 self._send(command)
             else:
                 return
+
+    def reserve(self, reservation: Any) -> None:
+        """Let only the commands of `reservation.hosting` pass, from its turn on until `release`."""
+        self._reservations.append(reservation)
+        if len(self._reservations) == 1:
+            self._begin_reservation()
+
+    def release(self, reservation: Any) -> None:
+        """End a reservation, or the wait for one."""
+        if reservation not in self._reservations:
+            return
+        held = reservation is self._reservations[0]
+        self._reservations.remove(reservation)
+        if held:
+            self._put_back()
+            self._queue.release()
+            if self._reservations:
+                self._begin_reservation()
+            else:
+                self._link.reserved(self, False)
+            self.pump()
+
+    def _begin_reservation(self) -> None:
+        self._put_back()
+        self._queue.reserve(self._reservations[0].hosting)
+        self._link.reserved(self, True)
+        self._reservations[0].begin()
+
+    def preempt(self, wanted: Command, reason: str) -> None:
+        """Interrupt what was sent before `wanted`, which waits; not if somebody else has the engine reserved."""
+        if (not wanted.waiting and wanted is not self._next) or not self._queue.lets(wanted):
+            return
+        for command in tuple(self._under_way.values()):
+            _answer_as_preempted(command, reason)
+            self.cancel(command)
+            if command.cancelled:
+                command.done(command, Preempted(f"withdrawn: {reason}"))
+
+    def _put_back(self) -> None:
+        """Have the command that is next wait among the others again."""
+        if self._next is not None:
+            for waiting in self._waiting():
+                self._queue.put(waiting)
 
     def _do_first(self) -> bool:
         """Send what goes before all that waits; return whether that may follow."""
@@ -290,6 +354,11 @@ class Engine:
         self._exclusive = self._shut = False
         self._first.clear()
         self._withdrawn.clear()
+        reservations, self._reservations = self._reservations, deque()
+        if reservations:
+            self._queue.release()
+        for reservation in reservations:
+            reservation.lose(EngineLost(reason, engine_id=self.id))
         for place, command in enumerate(under_way + self._waiting()):
             running = place == 0 and bool(under_way)
             command.done(command, EngineLost(reason, engine_id=self.id, running=running))
@@ -326,7 +395,21 @@ class Engine:
             "python": self.python,
             "deaths": self.deaths,
             "trouble": self.trouble or None,
+            "reserved": self.reserved or None,
         }
+
+
+def _answer_as_preempted(command: Command, reason: str) -> None:
+    """Have a command that is about to be interrupted answered as pre-empted, unless it is done just then."""
+    done = command.done
+
+    def answered(command: Command, result: Frame | ParallelError) -> None:
+        command.done = done
+        if isinstance(result, Frame) and result.code in (Status.ERROR, Status.CANCELLED):
+            result = Preempted(f"interrupted: {reason}")
+        done(command, result)
+
+    command.done = answered
 
 
 class EngineLink:
@@ -387,6 +470,10 @@ class EngineLink:
                 future.set_exception(EngineLost(f"the engine's host is gone: {reason}"))
                 future.exception()
         self._calls.clear()
+
+    def reserved(self, engine: Engine, reserved: bool) -> None:
+        """An engine is one interface's alone, or everybody's again."""
+        self._roster.on_reserved(engine, reserved)
 
     def silent(self, seconds: float) -> None:
         """The host has been silent for long."""
@@ -470,9 +557,11 @@ class Roster:
         on_leave: Callable[[Engine], None],
         find_client: Callable[[int], Any] = lambda session: None,
         on_kernel: Callable[[Engine], None] = lambda engine: None,
+        on_reserved: Callable[[Engine, bool], None] = lambda engine, reserved: None,
     ) -> None:
         self.monitor = monitor
         self.find_client = find_client
+        self.on_reserved = on_reserved
         self.numbers = itertools.count(1)
         self.engines: dict[int, Engine] = {}
         self._queue = queue

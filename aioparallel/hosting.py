@@ -6,16 +6,18 @@ import asyncio
 import gc
 import logging
 import types
-from collections.abc import Coroutine, Generator, Mapping
+from collections.abc import Collection, Coroutine, Generator, Mapping
 from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
 from aioparallel.errors import PluginError
 from aioparallel.events import LoopHeldUp, Monitor
 from aioparallel.limits import Limits
+from aioparallel.proxies import EngineProxies
 
 if TYPE_CHECKING:
     from aioparallel.capability import Capability
+    from aioparallel.engines import Engine
 
 __all__ = ["HELD_UP", "Hosting"]
 
@@ -48,6 +50,7 @@ class Hosting:
         self._controller = controller
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._proxies = EngineProxies(self)
         interface.host = self
 
     def __repr__(self) -> str:
@@ -57,8 +60,8 @@ class Hosting:
 
     @property
     def engines(self) -> Mapping[int, Any]:
-        """The engines by id, ascending."""
-        engines: Mapping[int, Any] = self._controller.engines
+        """The engines by id, ascending: as `EngineProxy`, or as they are for an interface that is `raw`."""
+        engines: Mapping[int, Any] = self._controller.engines if self.interface.raw else self._proxies
         return engines
 
     @property
@@ -98,6 +101,22 @@ class Hosting:
         self._controller.shut_down()
 
     # What the controller does with it
+
+    def engine(self, number: int) -> Engine | None:
+        """Return an engine as it is."""
+        engine: Engine | None = self._controller.engines.get(number)
+        return engine
+
+    def ids(self) -> Collection[int]:
+        """Return the ids of all engines, ascending."""
+        ids: Collection[int] = self._controller.engines.keys()
+        return ids
+
+    def tell_of(self, hook: str, engine: Engine) -> None:
+        """Call one of the interface's methods that are told what happens to an engine."""
+        self.tell(hook, engine if self.interface.raw else self._proxies.of(engine))
+        if hook == "engine_left":
+            self._proxies.left(engine)
 
     async def start(self) -> None:
         """Let the interface begin; if it can't, nothing of it is left.
@@ -166,6 +185,7 @@ class Hosting:
 
     async def _end_tasks(self) -> None:
         """Cancel what the interface has left; what it was not to leave is named."""
+        self._proxies.close()
         kept = list(self._tasks)
         here = asyncio.current_task()
         others = [task for task in asyncio.all_tasks() if _owner_of(task) is self and task not in self._tasks]

@@ -22,21 +22,21 @@ from aioparallel.hosting import HELD_UP, Hosting
 from aioparallel.operations import Kind as Answers
 from aioparallel.operations import Operation, declared, operations, remote
 from aioparallel.plain import shape_of
+from aioparallel.proxies import EngineProxy
 from aioparallel.wire import KEY, NO_ENGINE, Frame, Kind, Limits, News, Sendable, encode
 
 if TYPE_CHECKING:
     from aioparallel.capability import Capability, Grant
-    from aioparallel.engines import Engine
 
-__all__ = ["ClientProxy", "Host", "Interface", "client_of", "operations", "remote"]
+__all__ = ["ClientProxy", "EngineProxy", "Host", "Interface", "client_of", "operations", "remote"]
 
 
 class Host(Protocol):
     """The controller as an interface sees it: this much is promised."""
 
     @property
-    def engines(self) -> Mapping[int, Engine]:
-        """The engines by id, ascending."""
+    def engines(self) -> Mapping[int, Any]:
+        """The engines by id, ascending: an `EngineProxy` each."""
         ...
 
     @property
@@ -77,12 +77,17 @@ class Interface:
         name: How clients and files name it; an identifier.
         client: The class of its asyncio client. One is made from the annotations of the operations, unless you set it.
         blocking_client: The same of its blocking client; None: it is made.
+        may_preempt: Whether it may interrupt what others have an engine do (`EngineProxy.call`).
+        raw: Whether it puts commands into the queues of engines by itself: then it is given `engines.Engine`, in place
+            of `EngineProxy`.
         host: The controller; there from `start` on.
     """
 
     name: ClassVar[str]
     client: ClassVar[Any] = OnDemand()
     blocking_client: ClassVar[Any] = None
+    may_preempt: ClassVar[bool] = False
+    raw: ClassVar[bool] = False
     host: Host
 
     def __repr__(self) -> str:
@@ -94,17 +99,23 @@ class Interface:
     async def stop(self) -> None:
         """End; no operation is called any more. Tasks that are left are cancelled after this."""
 
-    def kernel_started(self, engine: Engine) -> None:
+    def kernel_started(self, engine: Any) -> None:
         """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
 
         Of an engine that joins every interface is told so before `engine_joined` of any.
         """
 
-    def engine_joined(self, engine: Engine) -> None:
+    def engine_joined(self, engine: Any) -> None:
         """An engine is ready."""
 
-    def engine_left(self, engine: Engine) -> None:
+    def engine_left(self, engine: Any) -> None:
         """An engine is gone; its commands have been answered."""
+
+    def engine_reserved(self, engine: Any) -> None:
+        """An interface has an engine for itself: commands of others wait there."""
+
+    def engine_released(self, engine: Any) -> None:
+        """An engine is everybody's again."""
 
     def client_joined(self, client: ClientProxy) -> None:
         """A client proved the capability of this interface."""
@@ -265,7 +276,7 @@ class ClientProxy:
         return self.grant.engines is None or engine in self.grant.engines
 
 
-def chosen(client: ClientProxy, engines: Mapping[int, Engine], targets: Any) -> list[Engine]:
+def chosen(client: ClientProxy, engines: Mapping[int, Any], targets: Any) -> list[Any]:
     """Return the engines that `targets` names ("all", or a list of ids), in that order.
 
     Raises:

@@ -2,6 +2,9 @@
 
 A command's payload is a packed tuple `(verb, *arguments)`. `Namespace.run` does it and packs the outcome. The verbs are
 the methods marked with `@verb` below; a verb is known here and in the client that offers it, nowhere else.
+
+What an interface calls is no verb: such a payload is a JSON array, "module:function" and its arguments, and is answered
+with JSON, so that a controller can write and read it. It begins with `[`, as no packed tuple does.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import __future__
 import ast
 import builtins
 import functools
+import importlib
+import json
 import linecache
 import sys
 import traceback
@@ -99,6 +104,8 @@ class Namespace:
             Whether it succeeded, and its packed value (`unpack`) or error (`unpack_error`).
         """
         self._entry = None
+        if buffers and bytes(buffers[0][:1]) == b"[":
+            return self._call_plain(buffers[0])
         try:
             with self._interrupts:
                 name, *arguments = self._arrived(buffers)
@@ -107,6 +114,21 @@ class Namespace:
             return False, [*again.payload]
         except BaseException as error:
             return False, self.failed(error)
+
+    def _call_plain(self, payload: Buffer) -> tuple[bool, list[Buffer]]:
+        """Call a function by its import path with plain values: JSON in, JSON out, nothing that has to be unpacked."""
+        try:
+            with self._interrupts:
+                place, args, kwargs = json.loads(bytes(payload))
+                value = _at(place)(*args, **kwargs)
+                if isinstance(value, Coroutine):
+                    value = self._run_coroutine(value)
+                # Not before it is needed: kernels start without it.
+                from aioparallel.plain import shape_of
+
+                return True, [json.dumps(shape_of(Any).outward(value, f"what {place} returned")).encode()]
+        except BaseException as error:
+            return False, pack_error(error, engine_id=self.engine_id)[:1]
 
     def failed(self, error: BaseException) -> list[Buffer]:
         """Pack what the command that ran last has raised."""
@@ -398,6 +420,20 @@ class Namespace:
                 if code.co_flags & _CO_COROUTINE:
                     value = await value
         return None if tail is None else value
+
+
+def _at(place: str) -> Callable[..., Any]:
+    """Return the function with an import path.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: It has nothing of that name.
+    """
+    module, _, path = place.partition(":")
+    function: Any = importlib.import_module(module)
+    for name in path.split("."):
+        function = getattr(function, name)
+    return cast("Callable[..., Any]", function)
 
 
 async def _await_each(first: Coroutine[Any, Any, Any], function: Callable[..., Any], rows: Iterable[Any]) -> list[Any]:

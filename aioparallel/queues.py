@@ -26,12 +26,14 @@ class Command:
         watched: Whether its client is to be told what it writes, while it runs.
         broadcast: Whether other engines are sent the same payload.
         limit: Seconds that it may run; None: as long as it takes.
+        between: Whether it goes before all that waits for its engine.
     """
 
     __slots__ = ("cancelled", "client", "done", "exclusive", "label", "payload", "priority", "waiting", "watched")
 
     broadcast: bool = False
     limit: float | None = None
+    between: bool = False
 
     def __init__(
         self,

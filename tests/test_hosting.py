@@ -156,7 +156,7 @@ def test_what_it_raises_where_nobody_waits_is_logged(caplog: pytest.LogCaptureFi
 def test_a_task_that_is_left_behind_is_named_and_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with rude() as (controller, client, _):
-            interface = controller._interfaces["rude"].interface
+            interface = controller.interfaces["rude"]
             await client.leak(False)
             await controller.remove("rude")
             assert interface.leaked.cancelled()
@@ -173,7 +173,7 @@ def test_one_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, caplog:
     async def main() -> None:
         async with rude() as (controller, client, _):
             await client.leak(True)
-            interface = controller._interfaces["rude"].interface
+            interface = controller.interfaces["rude"]
         assert not interface.leaked.done()
         interface.until.append(None)
         interface.leaked.cancel()
@@ -187,7 +187,7 @@ def test_tasks_that_the_host_keeps_end_with_the_interface(caplog: pytest.LogCapt
     async def main() -> None:
         async with rude() as (controller, client, _):
             await client.run()
-            interface = controller._interfaces["rude"].interface
+            interface = controller.interfaces["rude"]
         assert interface.leaked.cancelled()
 
     asyncio.run(main())
@@ -302,7 +302,7 @@ def test_an_interface_is_removed_while_the_controller_runs() -> None:
 def test_the_host_gives_narrowed_capabilities() -> None:
     async def main() -> None:
         async with rude() as (controller, _, _):
-            granted = controller._interfaces["rude"].grant("ops=run")
+            granted = controller._hostings["rude"].grant("ops=run")
             async with Rude.client(granted) as client:
                 with pytest.raises(OperationError, match="does not allow 'keep'"):
                     await client.keep(0.0)

@@ -106,6 +106,7 @@ class MultiEngineInterface(Interface):
     """
 
     name = "multiengine"
+    raw = True
 
     @remote
     def get_ids(self, client: ClientProxy) -> list[int]:

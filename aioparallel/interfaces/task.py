@@ -60,6 +60,7 @@ class TaskInterface(Interface):
     """
 
     name = "task"
+    raw = True
 
     async def start(self) -> None:
         """Begin with no tasks."""
