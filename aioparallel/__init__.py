@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
     from aioparallel.interface import ClientProxy as ClientProxy
+    from aioparallel.interface import EngineProxy as EngineProxy
     from aioparallel.interface import Host as Host
     from aioparallel.interface import Interface as Interface
     from aioparallel.interface import client_of as client_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
     from aioparallel.interfaces.task import TaskClient as TaskClient
     from aioparallel.output import Output as Output
+    from aioparallel.proxies import EngineCall as EngineCall
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
     from aioparallel.serialize import register_reducer as register_reducer
@@ -43,6 +45,8 @@ _HOMES = {
     "ClientProxy": "interface",
     "Cluster": "cluster",
     "Controller": "controller",
+    "EngineCall": "proxies",
+    "EngineProxy": "interface",
     "Host": "interface",
     "Interface": "interface",
     "Limits": "wire",
