@@ -57,3 +57,9 @@ def test_package(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     done = subprocess.run(command, cwd=tests.parent, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_shows_the_whole_of_it() -> None:
+    page = (EXAMPLES.parent / "docs" / "howto" / "write-an-interface.md").read_text(encoding="utf-8")
+    source = (EXAMPLES / "wordcount_interface" / "src" / "wordcount.py").read_text(encoding="utf-8")
+    assert f"```python\n{source}```\n" in page

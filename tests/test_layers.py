@@ -32,7 +32,7 @@ MODULES = _modules()
 
 
 SANS_IO = {"errors", "events", "history", "namespace", "order", "outbox", "partition", "proof", "queues", "rebinding"}
-SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire"}
+SANS_IO |= {"reference", "scheduler", "handshake", "session", "stream", "wire", "operations", "plain", "turnstile"}
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
 
