@@ -12,18 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aioparallel import plugins, transports
+from aioparallel import transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant, capability_path
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine, EngineLink, Roster
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
-from aioparallel.generated import made_by_us
 from aioparallel.handshake import ServerHandshake
 from aioparallel.hosting import Hosting
-from aioparallel.interface import ClientProxy, Interface
-from aioparallel.operations import Kind, check_interface_name, check_makeable, declared
+from aioparallel.interface import ClientProxy, Interface, admitted
+from aioparallel.operations import declared
 from aioparallel.queues import FifoQueue, Queue
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
@@ -155,13 +154,10 @@ class Controller:
         Raises:
             PluginError: It is not an interface, its name is taken, or it can't start; the text names it.
         """
-        made = _made(interface)
-        name = check_interface_name(made)
+        made = admitted(interface)
+        name = made.name
         if name in self._hostings or name in self._coming or name == ENGINE:
             raise PluginError(f"an interface named {name!r} is here already")
-        found = declared(type(made)).values()
-        if made_by_us(type(made)) and not any(operation.kind is Kind.RAW for operation in found):
-            check_makeable(type(made))
         if self._closing:
             raise PluginError(f"interface {name!r} comes too late: the controller has ended")
         self._coming.add(name)
@@ -439,28 +435,6 @@ class Controller:
         for client in self._clients:
             if client.allowed(engine):
                 client.tell(notice)
-
-
-def _made(interface: str | type[Interface] | Interface) -> Interface:
-    """Return the interface that a name, a class or an instance stands for.
-
-    Raises:
-        PluginError: It stands for none, or can't be made.
-    """
-    if isinstance(interface, str):
-        interface = plugins.load(plugins.INTERFACES, interface, Interface)
-    if isinstance(interface, Interface):
-        return interface
-    if not (isinstance(interface, type) and issubclass(interface, Interface)):
-        raise PluginError(
-            f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface, an instance of one, the "
-            "name of one that is installed, or module:Class"
-        )
-    try:
-        return interface()
-    except Exception as error:
-        place = f"{interface.__module__}.{interface.__qualname__}"
-        raise PluginError(f"interface {place} can't be made: {type(error).__name__}: {error}") from error
 
 
 def _nobody(frames: list[Frame]) -> None:

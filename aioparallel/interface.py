@@ -13,14 +13,15 @@ import json
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from aioparallel import plugins
 from aioparallel.answering import Answering, fault, header_of, plain_answer
 from aioparallel.connection import Connection
-from aioparallel.errors import InvalidEngineID, OperationError, ParallelError, ProtocolError
+from aioparallel.errors import InvalidEngineID, OperationError, ParallelError, PluginError, ProtocolError
 from aioparallel.events import Monitor
-from aioparallel.generated import OnDemand, client_of
+from aioparallel.generated import OnDemand, client_of, made_by_us
 from aioparallel.hosting import HELD_UP, Hosting
 from aioparallel.operations import Kind as Answers
-from aioparallel.operations import Operation, declared, operations, remote
+from aioparallel.operations import Operation, check_interface_name, check_makeable, declared, operations, remote
 from aioparallel.plain import shape_of
 from aioparallel.proxies import EngineProxy
 from aioparallel.wire import KEY, NO_ENGINE, Frame, Kind, Limits, News, Sendable, encode
@@ -28,7 +29,7 @@ from aioparallel.wire import KEY, NO_ENGINE, Frame, Kind, Limits, News, Sendable
 if TYPE_CHECKING:
     from aioparallel.capability import Capability, Grant
 
-__all__ = ["ClientProxy", "EngineProxy", "Host", "Interface", "client_of", "operations", "remote"]
+__all__ = ["ClientProxy", "EngineProxy", "Host", "Interface", "admitted", "client_of", "operations", "remote"]
 
 
 class Host(Protocol):
@@ -274,6 +275,38 @@ class ClientProxy:
     def allowed(self, engine: int) -> bool:
         """Whether the client's capability reaches that engine."""
         return self.grant.engines is None or engine in self.grant.engines
+
+
+def admitted(interface: str | type[Interface] | Interface) -> Interface:
+    """Return the interface that a name, a class or an instance stands for, once it is certain that it is fit.
+
+    Raises:
+        PluginError: It stands for none, can't be made, or is not fit: the text says where, and what was expected.
+    """
+    if isinstance(interface, str):
+        interface = plugins.load(plugins.INTERFACES, interface, Interface)
+    if isinstance(interface, Interface):
+        return _checked(interface)
+    if not (isinstance(interface, type) and issubclass(interface, Interface)):
+        raise PluginError(
+            f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface, an instance of one, the "
+            "name of one that is installed, or module:Class"
+        )
+    try:
+        made = interface()
+    except Exception as error:
+        place = f"{interface.__module__}.{interface.__qualname__}"
+        raise PluginError(f"interface {place} can't be made: {type(error).__name__}: {error}") from error
+    return _checked(made)
+
+
+def _checked(interface: Interface) -> Interface:
+    kind = type(interface)
+    check_interface_name(interface)
+    raw = any(operation.kind is Answers.RAW for operation in declared(kind).values())
+    if made_by_us(kind) and not raw:
+        check_makeable(kind)
+    return interface
 
 
 def chosen(client: ClientProxy, engines: Mapping[int, Any], targets: Any) -> list[Any]:
