@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from aioparallel.arrivals import Stream as Stream
     from aioparallel.capability import Capability as Capability
     from aioparallel.cluster import Cluster as Cluster
+    from aioparallel.conditions import Dependency as Dependency
+    from aioparallel.conditions import Properties as Properties
+    from aioparallel.conditions import depend as depend
+    from aioparallel.conditions import require as require
     from aioparallel.controller import Controller as Controller
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
@@ -27,12 +31,18 @@ if TYPE_CHECKING:
     from aioparallel.interfaces.admin import AdminClient as AdminClient
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
-    from aioparallel.interfaces.task import TaskClient as TaskClient
     from aioparallel.output import Output as Output
+    from aioparallel.progress import Progress as Progress
     from aioparallel.proxies import EngineCall as EngineCall
+    from aioparallel.receipt import Receipt as Receipt
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
     from aioparallel.serialize import register_reducer as register_reducer
+    from aioparallel.taskface import TaskClient as TaskClient
+    from aioparallel.tasks import MapTask as MapTask
+    from aioparallel.tasks import StringTask as StringTask
+    from aioparallel.tasks import Task as Task
+    from aioparallel.tasks import TaskResult as TaskResult
     from aioparallel.wire import Limits as Limits
 
 __version__ = "0.1.0"
@@ -53,12 +63,16 @@ _HOMES = {
     "MonitorClient": "interfaces.monitor",
     "MultiEngineClient": "interfaces.multiengine",
     "Output": "output",
+    "Progress": "progress",
+    "Receipt": "receipt",
     "Reference": "reference",
     "Stream": "arrivals",
-    "TaskClient": "interfaces.task",
+    "TaskClient": "taskface",
     "client_of": "interface",
     "register_reducer": "serialize",
     "remote": "interface",
+    **dict.fromkeys(("Dependency", "Properties", "depend", "require"), "conditions"),
+    **dict.fromkeys(("MapTask", "StringTask", "Task", "TaskResult"), "tasks"),
     **dict.fromkeys(_errors.__all__, "errors"),
 }
 

@@ -12,27 +12,24 @@ import functools
 import itertools
 import json
 import platform
-import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from aioparallel.arrivals import Arrivals, Notices
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
+from aioparallel.departures import Departures
 from aioparallel.dial import connect
 from aioparallel.errors import (
     ConnectionLost,
-    MessageTooLarge,
     OperationError,
     ParallelError,
     PythonVersionWarning,
     from_plain,
 )
-from aioparallel.memory import Pool, Segment
-from aioparallel.order import Line
 from aioparallel.output import Watch
+from aioparallel.receipt import WAITING, Receipt, TaskReply, receipt_in
 from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
@@ -41,39 +38,27 @@ from aioparallel.wire import (
     LAST,
     TRIED,
     Buffer,
-    Bulk,
     Frame,
     Kind,
     Limits,
     News,
-    Sendable,
     Status,
     encode,
-    encode_shared,
-    size_of,
 )
 
 __all__ = [
     "Channel",
     "Finish",
     "Future",
+    "Postponed",
     "fail",
     "plain_value",
     "serializer",
     "settle",
 ]
 
-#: Pieces of calls that are sent in one go.
-BATCH = 4096
-
 #: Calls under way up to which a waiting thread reads by itself.
 FEW = 8
-
-#: Seconds for which memory that a large call was in is kept for the next one.
-IDLE = 2.0
-
-#: A payload from this size on, bytes, is copied into shared memory by a thread if the caller is a loop.
-STAGED = 2**22
 
 #: Makes a call's value of the RESULT frames that answered it, or raises.
 Finish: TypeAlias = Callable[[list[Frame]], Any]
@@ -93,24 +78,8 @@ def serializer() -> Any:
     return serialize
 
 
-class _Staged:
-    """A large call that takes a while to be made; its length is that of its payload.
-
-    Args:
-        number: The call's.
-        size: Bytes of the payload.
-        make: Makes what is sent, in any thread.
-    """
-
-    __slots__ = ("make", "number", "size")
-
-    def __init__(self, number: int, size: int, make: Callable[[], list[Sendable]]) -> None:
-        self.number = number
-        self.size = size
-        self.make = make
-
-    def __len__(self) -> int:
-        return self.size
+class Postponed(Exception):
+    """Raised by a `Finish`: the answer is not the end of the call, whose future is going to be settled by another."""
 
 
 class Channel:
@@ -120,42 +89,40 @@ class Channel:
         loop: The loop it lives on.
         capability: What it proved.
         engines: The engines as last heard of: id -> Python version.
+        waiting: Futures of calls that wait here for others before they are made.
         steps: How many steps `on_join` has, as last heard of.
         session: Its id at the controller.
     """
 
     def __init__(self, capability: Capability, limits: Limits, post: Post | None, source: Source) -> None:
         self.loop = asyncio.get_running_loop()
-        self._wake = post or self.loop.call_soon_threadsafe
         self.capability = capability
         self.engines: dict[int, str] = {}
         self.steps = 0
         self.session = ""
         self._limits = limits
-        # What is no larger leaves as one frame, and needs no look at its header.
-        self._largest = min(limits.message, limits.header, limits.small)
         self._codes: dict[str, int] = {}
         self._numbers = itertools.count(1)
         self.wall = source.wall
         self._pending: dict[int, tuple[Future, Finish]] = {}
         self._partial: dict[int, list[Frame]] = {}
-        #: What large calls under way lie in.
-        self._lent: dict[int, Segment] = {}
-        self._pool = Pool(limits.backlog)
-        self._trimming = False
-        # The asyncio face's loop has other things to do than to copy; the blocking face's caller has not.
-        self._stages = post is None
+        self.waiting: dict[Future, None] = {}
+        self._wake = post or self.loop.call_soon_threadsafe
+        self._departures = Departures(
+            self.loop,
+            self._wake,
+            limits,
+            stages=post is None,
+            moved=self._on_drained,
+            failed=self._not_made,
+            returned=self._returned,
+        )
         self._watched: dict[int, Watch] = {}
         #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
         self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
         self.on_engines: list[Callable[[list[int]], object]] = []
         #: What the interface tells us unasked.
         self.notices = Notices()
-        self._posted: deque[Sequence[Sendable]] = deque()
-        self._posting = False
-        # Calls that leave, and those that wait for them; any thread may look, and who changes it holds the lock.
-        self._line = Line()
-        self._lining = threading.Lock()
         self._connection: Connection | None = None
         self._error: ParallelError | None = None
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -197,6 +164,7 @@ class Channel:
             source=source,
         )
         channel._connection.on_drained = channel._on_drained
+        channel._departures.connection = channel._connection
         channel._codes = {name: code for code, name in enumerate(welcome.get("ops", []))}
         channel.session = str(welcome.get("session", ""))
         # Who is welcome is told of the engines at once. That is another message, and "all" means nothing before it.
@@ -225,7 +193,7 @@ class Channel:
         """Whether the controller takes no more for now."""
         if self._error is not None or self._connection is None:
             return False
-        return self._connection.congested or self._line.size > self._limits.outbox
+        return self._connection.congested or self._departures.line.size > self._limits.outbox
 
     async def drained(self) -> None:
         """Wait until the controller takes more."""
@@ -248,6 +216,7 @@ class Channel:
         buffers: Sequence[Buffer] = (),
         watch: Watch | None = None,
         targets: str | Sequence[int] | None = None,
+        behind: Sequence[int] = (),
     ) -> int:
         """Call an operation; its answer settles `future`. From any thread.
 
@@ -260,6 +229,7 @@ class Channel:
             watch: What is told what it writes; the header asks the controller to tell us.
             targets: Engine ids, or "all": the call does not overtake an earlier one to the same engines that is
                 large and still leaving. None: it may overtake any.
+            behind: Numbers of calls that it does not overtake, if it is for no engines in particular.
 
         Returns:
             The call's number, for `withdraw`.
@@ -274,12 +244,8 @@ class Channel:
             known = ", ".join(self._codes) or "none"
             raise OperationError(f"{self.capability.interface!r} has no operation {operation!r}; it has {known}")
         number = next(self._numbers)
-        if len(buffers) == 1 and len(buffers[0]) + len(header) < self._largest:
-            pieces = encode(Kind.CALL, number, code=code, header=header, buffers=buffers)
-            large = False
-        else:
-            pieces = self._encode(number, code, header, buffers)
-            large = isinstance(pieces[0], (Bulk, _Staged))
+        departures = self._departures
+        pieces = departures.make(number, code, header, buffers)
         future.submitted = self.wall()
         self._pending[number] = future, finish
         if watch is not None:
@@ -288,14 +254,9 @@ class Channel:
         if self._error is not None:
             self._pending.pop(number, None)
             self._watched.pop(number, None)
-            self._lent.pop(number, None)
+            departures.unmake(number)
             raise self._error
-        if large or (targets is not None and self._line.leaving):
-            with self._lining:
-                if self._line.enter(number, targets, pieces, large=large):
-                    self._release(pieces)
-        else:
-            self._post(pieces)
+        departures.leave(number, pieces, targets, behind)
         return number
 
     def stream(self, operation: str, *, header: bytes = b"") -> Arrivals:
@@ -317,103 +278,35 @@ class Channel:
 
     def _ask_for_more(self, number: int, taken: int) -> None:
         with contextlib.suppress(ConnectionLost):
-            self._post(encode(Kind.NOTICE, number, code=News.TAKEN, header=KEY.pack(taken)))
-
-    def _encode(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Any]:
-        """Return a call as what is sent; a large payload stays in shared memory if the controller can open that."""
-        limits = self._limits
-        if len(header) > limits.header:
-            text = f"the plain arguments of a call take {len(header):,} bytes; the limit is {limits.header:,}"
-            raise MessageTooLarge(f"{text} (Limits.header)")
-        assert self._connection is not None
-        if self._connection.shares and limits.share <= (size := size_of(buffers)) <= limits.message:
-            if self._stages and size >= STAGED:
-                return [_Staged(number, size, functools.partial(self._lend, number, code, header, buffers))]
-            return self._lend(number, code, header, buffers)
-        return self._encode_whole(number, code, header, buffers)
-
-    def _lend(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
-        """Put a payload into shared memory, if that can be had, and return the call."""
-        loan = self._pool.lend(buffers)
-        if loan is None:
-            return self._encode_whole(number, code, header, buffers)
-        self._lent[number] = loan[0]
-        return encode_shared(Kind.CALL, number, *loan, code=code, header=header)
-
-    def _encode_whole(self, number: int, code: int, header: bytes, buffers: Sequence[Buffer]) -> list[Sendable]:
-        limits = self._limits
-        pieces = encode(
-            Kind.CALL, number, code=code, header=header, buffers=buffers, limit=limits.message, small=limits.small
-        )
-        for piece in pieces:
-            if isinstance(piece, Bulk):
-                piece.sent = functools.partial(self._left, number)
-        return pieces
-
-    def _release(self, pieces: list[Any]) -> None:
-        """Send a call whose turn has come."""
-        if isinstance(pieces[0], _Staged):
-            self._wake(functools.partial(self._stage, pieces[0]))
-        else:
-            self._post(pieces)
-
-    def _stage(self, staged: _Staged) -> None:
-        """Have another thread copy what would hold up the loop for long."""
-        making = self.loop.run_in_executor(None, staged.make)
-        making.add_done_callback(functools.partial(self._made, staged.number))
-
-    def _made(self, number: int, making: asyncio.Future[list[Sendable]]) -> None:
-        """A call's payload is in shared memory: the call follows, unless it was withdrawn."""
-        pending = self._pending.get(number)
-        if pending is None or self._error is not None or making.cancelled():
-            if (segment := self._lent.pop(number, None)) is not None:
-                self._pool.give_up(segment)
-        elif (error := making.exception()) is not None:
-            self._pending.pop(number, None)
-            fail(pending[0], error if isinstance(error, Exception) else ConnectionLost(str(error)))
-        else:
-            pieces = making.result()
-            self._send_posted()
-            assert self._connection is not None
-            self._connection.send_now(pieces)
-            if isinstance(pieces[0], Bulk):
-                return
-        self._left(number)
-
-    def _left(self, number: int) -> None:
-        """A large call is out: those that waited for it follow."""
-        with self._lining:
-            self._line.left(number, self._release)
-        self._on_drained()
+            self._departures.post(encode(Kind.NOTICE, number, code=News.TAKEN, header=KEY.pack(taken)))
 
     def withdraw(self, number: int | tuple[int, ...]) -> None:
         """Forget a call, or the several that are one (`joint`), and tell the controller; from any thread."""
         for each in number if isinstance(number, tuple) else (number,):
-            if self._lent and (segment := self._lent.pop(each, None)) is not None:
-                self._pool.give_up(segment)
-            if self._pending.pop(each, None) is not None and self._error is None:
+            self._departures.unmake(each)
+            pending = self._pending.get(each)
+            if pending is None or self._error is not None:
+                continue
+            if not isinstance(pending[0], TaskReply):
+                # Of a task the last is heard in any case; its future, which is cancelled, takes note of how it ended.
                 self._partial.pop(each, None)
-                if self._watched and (watch := self._watched.pop(each, None)) is not None:
-                    self._wake(watch.end)
-                self._take_back_call(each)
+                if self._pending.pop(each, None) is None:
+                    continue
+            if self._watched and (watch := self._watched.pop(each, None)) is not None:
+                self._wake(watch.end)
+            self._departures.withdraw(each)
 
-    def _take_back_call(self, number: int) -> None:
-        """Have a call not leave any more, or tell the controller that it is no longer wanted."""
-        if self._line.leaving:
-            with self._lining:
-                if self._line.withdraw(number, self._release):
-                    return
-            if number in self._line.leaving:
-                self._call_soon(functools.partial(self._withdraw, number))
-                return
-        self._post(encode(Kind.CANCEL, number))
+    def _returned(self, number: int) -> None:
+        """A call was withdrawn before the controller heard of it."""
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            _tell(pending[0], WAITING)
 
-    def _withdraw(self, number: int) -> None:
-        """Take back a call that is leaving, on the loop; if it is out by now, tell the controller."""
-        self._send_posted()
-        assert self._connection is not None
-        if not self._connection.withdraw(number):
-            self._connection.send_now(encode(Kind.CANCEL, number))
+    def _not_made(self, number: int, error: Exception) -> None:
+        """A large call could not be made."""
+        pending = self._pending.pop(number, None)
+        if pending is not None:
+            fail(pending[0], error)
 
     def watch(self, number: int | tuple[int, ...], future: Any) -> Watch:
         """Return the watch of a call (or of several that are one) whose answer settles, or has settled, `future`.
@@ -443,7 +336,9 @@ class Channel:
         watch.begin(number)
         if "watch_output" in self._codes:
             header = json.dumps({"call": number}).encode()
-            self._post(encode(Kind.CALL, next(self._numbers), code=self._codes["watch_output"], header=header))
+            self._departures.post(
+                encode(Kind.CALL, next(self._numbers), code=self._codes["watch_output"], header=header)
+            )
 
     def forget(self, unread: Unread) -> None:
         """Forget results that nobody has asked for; calls under way go on, and their answers are dropped.
@@ -456,6 +351,11 @@ class Channel:
                 self._pending.pop(number, None)
                 self._partial.pop(number, None)
                 future.forget()
+
+    def under_way(self, kind: type) -> list[Any]:
+        """Return the futures of a kind that have not ended, in the order in which they were made or sent."""
+        futures = [*list(self.waiting), *(future for future, _ in list(self._pending.values()))]
+        return [future for future in futures if isinstance(future, kind) and not future.done()]  # type: ignore[attr-defined]
 
     def read_here(self, seconds: float) -> bool:
         """Read what arrives in the calling thread, while nobody runs the loop (`Connection.read_here`).
@@ -474,42 +374,15 @@ class Channel:
             self._connection.close(ConnectionLost("this client was closed"))
             await asyncio.shield(self._closed)
 
-    def _post(self, pieces: Sequence[Sendable]) -> None:
-        """Send from whatever thread this is; many calls in a row wake the loop once."""
-        self._posted.append(pieces)
-        if not self._posting:
-            self._posting = True
-            try:
-                self._call_soon(self._send_posted)
-            except BaseException:
-                # Also Ctrl-C: the next call must wake the loop, or nothing would ever be sent again.
-                self._posting = False
-                raise
-
-    def _call_soon(self, callback: Callable[[], object]) -> None:
-        try:
-            self._wake(callback)
-        except RuntimeError:
-            raise ConnectionLost("this client's event loop is closed") from None
-
-    def _send_posted(self) -> None:
-        self._posting = False
-        assert self._connection is not None
-        posted = self._posted
-        while posted:
-            pieces = list(posted.popleft())
-            while posted and len(pieces) < BATCH:
-                pieces += posted.popleft()
-            self._connection.send_now(pieces)
-
     def _receive(self, frames: list[Frame]) -> None:
+        lent = self._departures.lent
         for frame in frames:
             if frame.kind == Kind.RESULT:
                 if self._watched:
                     self._answered(frame)
                 if frame.flags & LAST:
-                    if self._lent and (segment := self._lent.pop(frame.id, None)) is not None:
-                        self._take_back(segment)
+                    if lent:
+                        self._departures.answered(frame.id)
                     pending = self._pending.pop(frame.id, None)
                     first = self._partial.pop(frame.id, None) if self._partial else None
                     if pending is not None:
@@ -527,18 +400,6 @@ class Channel:
             elif frame.kind == Kind.GOODBYE:
                 assert self._connection is not None
                 self._connection.close(ConnectionLost(f"the controller ended the connection: {frame.json()['text']}"))
-
-    def _take_back(self, segment: Segment) -> None:
-        """A call was answered: what it lay in may be used for the next one, if that comes soon."""
-        self._pool.take_back(segment)
-        if not self._trimming:
-            self._trimming = True
-            self.loop.call_later(IDLE, self._trim)
-
-    def _trim(self) -> None:
-        self._trimming = self._error is None and self._pool.trim()
-        if self._trimming:
-            self.loop.call_later(IDLE, self._trim)
 
     def _answered(self, frame: Frame) -> None:
         """Complete what a watched call has written."""
@@ -581,17 +442,18 @@ class Channel:
         for listener in tuple(self.on_engines):
             listener([number for number, _ in notice.get("joined", ())] + notice.get("restarted", []))
 
-    def _lost(self, error: BaseException | None) -> None:
-        text = str(error) if error else "the controller closed the connection"
-        self._error = error if isinstance(error, ConnectionLost) else ConnectionLost(text)
+    def _lost(self, reason: BaseException | None) -> None:
+        text = str(reason) if reason else "the controller closed the connection"
+        self._error = reason if isinstance(reason, ConnectionLost) else ConnectionLost(text)
         while self._pending:
             _, (future, _) = self._pending.popitem()
-            fail(future, ConnectionLost(str(self._error)))
+            error = ConnectionLost(str(self._error))
+            if not fail(future, error):
+                _tell(future, error)
+        while self.waiting:
+            fail(self.waiting.popitem()[0], ConnectionLost(str(self._error)))
         self._partial.clear()
-        self._lent.clear()
-        self._pool = Pool(0)
-        with self._lining:
-            self._line.clear()
+        self._departures.close()
         while self._watched:
             self._watched.popitem()[1].end()
         self.notices.end(ConnectionLost(str(self._error)))
@@ -616,19 +478,32 @@ def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
         value = finish(frames)
     except (asyncio.CancelledError, concurrent.futures.CancelledError):
         future.cancel()
+        _tell(future, receipt_in(frames))
+    except Postponed:
+        pass
     except Exception as error:
-        fail(future, error)
+        if not fail(future, error):
+            _tell(future, receipt_in(frames))
     else:
-        try:  # noqa: SIM105  (to enter a context manager takes longer than all this)
+        try:
             future.set_result(value)
         except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
-            pass
+            _tell(future, receipt_in(frames))
 
 
-def fail(future: Future, error: Exception) -> None:
-    """Give a future its error, unless it is done."""
-    with contextlib.suppress(asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+def fail(future: Future, error: Exception) -> bool:
+    """Give a future its error, unless it is done; say whether it was not."""
+    try:
         future.set_exception(error)
+    except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
+        return False
+    return True
+
+
+def _tell(future: Future, receipt: Receipt | Exception) -> None:
+    """Tell a future that was cancelled how its work ended, if it wants to know."""
+    if isinstance(future, TaskReply):
+        future.ended_as(receipt)
 
 
 def plain_value(frames: list[Frame]) -> Any:

@@ -5,41 +5,58 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import json
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from aioparallel.arrivals import Arrivals, BlockingStream
-from aioparallel.calls import MultiEngineCalls, View
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
+from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import __all__ as _errors
 from aioparallel.generated import make_client
-from aioparallel.interfaces.task import Mapping, TaskCalls
 from aioparallel.joint import call_each
+from aioparallel.mapping import Mapping
 from aioparallel.operations import check_interface_name
 from aioparallel.output import Output, Watch
-from aioparallel.pending import PendingResult
+from aioparallel.pending import PendingResult, PendingTask, Values
 from aioparallel.portal import portal
+from aioparallel.progress import Progress
+from aioparallel.receipt import Receipt
 from aioparallel.reference import Reference
 from aioparallel.reply import CallInfo, Unread
+from aioparallel.taskcalls import TaskCalls
+from aioparallel.tasks import MapTask, StringTask, Task, TaskResult
+from aioparallel.views import OnJoin, View
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
     "BlockingStream",
     "CallInfo",
     "Cluster",
+    "Dependency",
     "Limits",
+    "MapTask",
     "MonitorClient",
     "MultiEngineClient",
     "Output",
     "PendingResult",
+    "Properties",
+    "Progress",
+    "Receipt",
     "Reference",
+    "StringTask",
+    "Task",
     "TaskClient",
+    "TaskResult",
     "client_of",
+    "depend",
+    "require",
     *_errors,
 ]
 
@@ -131,12 +148,17 @@ class Client:
         buffers: Sequence[Any] = (),
         watch: Watch | None = None,
         targets: str | Sequence[int] | None = None,
+        behind: Sequence[int] = (),
+        future: PendingResult | None = None,
     ) -> PendingResult:
+        """Call an operation (`Channel.call`); return the result of its answer, which is `future` if that is given."""
         channel = self._channel
         if buffers and channel.congested:
             self._portal.run(channel.drained())
-        pending = PendingResult(self._portal)
-        number = channel.call(operation, pending, finish, header=header, buffers=buffers, watch=watch, targets=targets)
+        pending = PendingResult(self._portal) if future is None else future
+        number = channel.call(
+            operation, pending, finish, header=header, buffers=buffers, watch=watch, targets=targets, behind=behind
+        )
         pending.sent(channel, number)
         return pending
 
@@ -171,11 +193,28 @@ class Client:
         unread, self._unread = self._unread, Unread()
         self._channel.forget(unread)
 
-    def _wait_for_all(self, pending: list[Any], timeout: float | None) -> None:
+    def _plain_future(self) -> PendingResult:
+        return PendingResult(self._portal)
+
+    def _given(self, value: Any, block: bool | None) -> Any:
+        """Return a value that is known as if it had been asked for."""
+        pending = self._plain_future()
+        pending.set_result(value)
+        return self._deliver(pending, block)
+
+    def _wait_for_all(self, pending: list[Any], timeout: float | None, asked: PendingResult | None = None) -> None:
+        """Wait for results, whatever they are, and for `asked`, whose error is told."""
         for one in pending:
             if not isinstance(one, concurrent.futures.Future):
                 raise TypeError(f"barrier waits for the results of calls made with block=False, not for {one!r}")
-        self._portal.wait_for_all(pending, timeout)
+        try:
+            self._portal.wait_for_all(pending if asked is None else [*pending, asked], timeout)
+        except BaseException:
+            if asked is not None:
+                asked.cancel()
+            raise
+        if asked is not None:
+            asked.result()
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
@@ -188,6 +227,7 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     interface: ClassVar[str] = "multiengine"
     _view = View
+    _on_join = OnJoin
 
     @property
     def channel(self) -> Channel:  # type: ignore[override]
@@ -223,39 +263,55 @@ class TaskClient(TaskCalls, Client):
 
     interface: ClassVar[str] = "task"
 
-    def map(
-        self, f: Callable[..., Any], *iterables: Iterable[Any], chunksize: int | None = None, ordered: bool = True
-    ) -> Iterator[Any]:
-        """Call `f` on the items of the iterables, many at a time; return an iterator over the values.
+    _shows = True
 
-        Work starts at once. Input is consumed within a bounded window, so it may be infinite. Dropping the
-        iterator withdraws the rest.
+    @property
+    def channel(self) -> Channel:  # type: ignore[override]
+        """The connection."""
+        return self._channel
 
-        Args:
-            f: What to call.
-            iterables: As for the builtin `map`.
-            chunksize: Items to a message; None adapts to how long they take.
-            ordered: Whether values come in the order of the input, or as they are ready.
+    def _task_future(self) -> PendingTask:
+        return PendingTask(self._portal)
 
-        Raises:
-            ValueError: `chunksize` is not a number from 1 on.
-        """
-        return self._mapped(Mapping(self, f, iterables, chunksize), ordered)
-
-    def _mapped(self, mapping: Mapping, ordered: bool) -> Iterator[Any]:
-        try:
-            while mapping.pending:
-                pending = mapping.pending[0]
-                if not ordered:
-                    self._portal.wait(mapping.pending)
-                    pending = next(p for p in mapping.pending if p.done())
-                mapping.pending.remove(pending)
-                yield from mapping.settled(pending, pending.result())
-        finally:
-            mapping.cancel()
+    def _make_room(self) -> None:
+        if self._channel.congested:
+            self._portal.run(self._channel.drained())
 
     def _engine_count(self) -> int:
         return len(self._channel.engines)
+
+    def _values_of(self, mapping: Mapping, ordered: bool) -> Values:
+        return Values(self._portal, mapping, ordered)
+
+    def _list_of(self, values: Iterator[Any]) -> list[Any]:
+        return list(values)
+
+    def _in_order_of_ends(self, pending: list[Any], timeout: float | None) -> Iterator[Any]:
+        for one in pending:
+            if not isinstance(one, PendingResult):
+                raise TypeError(f"as_completed is for results on their way, not for {one!r}")
+        deadline = None if timeout is None else self._now() + timeout
+        ended: deque[Any] = deque()
+        #: What is waited for: a result that whoever ends next gives a value. The callbacks come in another thread.
+        more = [self._plain_future()]
+
+        def one_ended(result: Any) -> None:
+            ended.append(result)
+            with contextlib.suppress(concurrent.futures.InvalidStateError):
+                more[0].set_result(None)
+
+        for one in pending:
+            one.add_done_callback(one_ended)
+        for given in range(len(pending)):
+            while not ended:
+                if more[0].done():
+                    more[0] = self._plain_future()
+                    continue
+                left = None if deadline is None else deadline - self._now()
+                if not self._portal.wait(more, left) and not ended:
+                    missing = len(pending) - given
+                    raise TimeoutError(f"{missing} of {len(pending)} calls have not ended after {timeout} s")
+            yield ended.popleft()
 
 
 class Cluster:

@@ -33,6 +33,8 @@ from aioparallel.face import Client
 from aioparallel.importable import own_directories
 from aioparallel.interface import Interface, client_of
 from aioparallel.launchers import Job, Launcher
+from aioparallel.schedulers import find_policy
+from aioparallel.source import SYSTEM
 
 __all__ = ["Cluster", "ClusterStatistics", "Connecting"]
 
@@ -95,6 +97,8 @@ class Cluster:
         directory: The state directory; None: a temporary one that nobody else knows. One that is given is the
             caller's, who also sees to it that no other cluster of that name runs there.
         path: Directories from which engines can import; None: from where the caller can (`sys.path`, when they start).
+        scheduler: Which engine takes a task: "least-loaded" (the default), "lru", "random", "two-bin", "weighted",
+            "lifo", the name of a plug-in, or "module:Class" for a `policies.Policy` of one's own.
         timeout: Seconds that the start may take.
         interfaces: Interfaces besides those that are installed: classes that can be imported, or "module:Class". Names
             of installed ones say that only these are wanted.
@@ -120,6 +124,7 @@ class Cluster:
         name: str = "default",
         directory: str | Path | None = None,
         path: Sequence[str | Path] | None = None,
+        scheduler: str | None = None,
         timeout: float = 60.0,
         interfaces: Sequence[str | type[Interface]] = (),
     ) -> None:
@@ -133,6 +138,9 @@ class Cluster:
         self._launcher = launcher if isinstance(launcher, Launcher) else launchers.get(launcher)
         self._given = None if directory is None else Path(directory)
         self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
+        if scheduler is not None and ":" not in scheduler:
+            find_policy(scheduler, SYSTEM)
+        self._scheduler = scheduler
         self._timeout = timeout
         self._controller: Job | None = None
         self._engines: list[Job] = []
@@ -333,8 +341,9 @@ class Cluster:
         wanted = [option for interface in self._interfaces for option in ("--interface", interface)]
         # What is not installed is imported from where the engines import it.
         path = self._path_options() if any(":" in interface for interface in self._interfaces) else []
-        private_options = ["--temporary"] if private else []
-        return [*_python("controller"), *self._place(), *listen, *wanted, *path, *private_options]
+        scheduler = ["--scheduler", self._scheduler] if self._scheduler is not None else []
+        rest = [*wanted, *path, *scheduler, *(["--temporary"] if private else [])]
+        return [*_python("controller"), *self._place(), *listen, *rest]
 
     def _path_options(self) -> list[str]:
         entries = own_directories() if self._path is None else self._path

@@ -11,6 +11,7 @@ import select
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import (
     ConnectionFailed,
     ConnectionLost,
@@ -23,7 +24,7 @@ from aioparallel.memory import Handover, Segment, span
 from aioparallel.outbox import Outbox
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Decoder, Frame, Kind, Limits, Sendable, encode
+from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Connection"]
 

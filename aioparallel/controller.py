@@ -16,7 +16,7 @@ from aioparallel import transports
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant, capability_path
 from aioparallel.connection import Connection
-from aioparallel.engines import Engine, EngineLink, Roster
+from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
@@ -24,6 +24,7 @@ from aioparallel.hosting import Hosting
 from aioparallel.interface import ClientProxy, Interface, admitted
 from aioparallel.operations import declared
 from aioparallel.queues import FifoQueue, Queue
+from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Gate, Listener, Slot
@@ -50,6 +51,7 @@ class Controller:
 
     Attributes:
         limits: The bounds.
+        source: Where random bytes and the wall clock come from.
         monitor: Who is told what happened.
         engines: The engines by id, ascending.
     """
@@ -67,7 +69,7 @@ class Controller:
         self.monitor = Monitor()
         self._state = state or ControllerState.in_memory(source)
         self._cluster = cluster
-        self._source = source
+        self.source = source
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self.monitor.listen(self._happened)
@@ -79,6 +81,8 @@ class Controller:
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
             on_reserved=self._engine_reserved,
+            on_kernel_lost=self._kernel_lost,
+            on_properties=self._properties_changed,
         )
         self._hostings: dict[str, Hosting] = {}
         #: Names of interfaces that are on their way.
@@ -131,6 +135,7 @@ class Controller:
             "interfaces": sorted(self._hostings),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
+            "reports": {name: report for name, hosting in self._hostings.items() if (report := hosting.report())},
         }
 
     def shut_down(self) -> None:
@@ -210,7 +215,7 @@ class Controller:
         if self._published is not None:
             directory, addresses = self._published
             capability = self.capability(name, addresses=addresses)
-            capability.save(capability_path(name, cluster=self._cluster, directory=directory), self._source)
+            capability.save(capability_path(name, cluster=self._cluster, directory=directory), self.source)
 
     async def listen(self, address: str) -> str:
         """Listen on `address` too; return it with the real port.
@@ -288,7 +293,7 @@ class Controller:
     def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
         """Make the protocol of a connection that somebody opened."""
         owner: list[EngineLink | ClientProxy] = []
-        session = self._source.token(8).hex()
+        session = self.source.token(8).hex()
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
@@ -299,8 +304,8 @@ class Controller:
                 controller_id=self._state.controller_id,
                 interfaces=[ENGINE, *self._hostings],
                 fingerprint=fingerprint,
-                nonce=self._source.token(32),
-                now=self._source.wall(),
+                nonce=self.source.token(32),
+                now=self.source.wall(),
                 welcome=lambda grant, body: self._welcome(session, grant),
             )
 
@@ -416,6 +421,14 @@ class Controller:
     def _engine_reserved(self, engine: Engine, reserved: bool) -> None:
         for hosting in self._hostings.values():
             hosting.tell_of("engine_reserved" if reserved else "engine_released", engine)
+
+    def _kernel_lost(self, engine: Engine) -> None:
+        for hosting in self._hostings.values():
+            hosting.tell_of("kernel_lost", engine)
+
+    def _properties_changed(self, engine: Engine) -> None:
+        for hosting in self._hostings.values():
+            hosting.tell_of("properties_changed", engine)
 
     def _engine_joined(self, engine: Engine) -> None:
         for hosting in self._hostings.values():

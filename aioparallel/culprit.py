@@ -9,6 +9,8 @@ from itertools import islice
 from types import FunctionType
 from typing import Any
 
+from aioparallel.reference import Promise
+
 __all__ = ["culprit"]
 
 #: How deep to look, and at how many things.
@@ -74,7 +76,7 @@ def _children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
         for variable in obj.__code__.co_names:
             if variable in obj.__globals__:
                 yield f"global {variable!r} of {path}", obj.__globals__[variable]
-    elif not isinstance(obj, type):
+    elif not isinstance(obj, type | Promise):
         yield from ((f"{path}.{attribute}", value) for attribute, value in getattr(obj, "__dict__", {}).items())
         for owner in type(obj).__mro__:
             slots = owner.__dict__.get("__slots__", ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +11,28 @@ from typing import Any
 from aioparallel import transports
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
-from aioparallel.errors import AccessDenied, ConnectionFailed, ControllerGone, HandshakeError
+from aioparallel.errors import (
+    AccessDenied,
+    ConnectionFailed,
+    ControllerGone,
+    HandshakeError,
+    NoClusterError,
+    ParallelError,
+)
 from aioparallel.handshake import ClientHandshake
 from aioparallel.memory import TOKEN
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE, Peer
 from aioparallel.wire import Frame, Limits
 
-__all__ = ["connect"]
+__all__ = ["connect", "connect_patiently"]
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
+FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
+#: How much longer each is than the one before, and for how many seconds a controller may be starting.
+RETRY_GROWTH, SOON = 1.3, 2.0
 
 
 async def connect(
@@ -77,6 +92,46 @@ async def connect(
         f"no controller answers for the {capability.interface} capability of cluster {capability.cluster!r} "
         f"({'; '.join(failures) or 'it names no address'}); start one with: aiocluster start -n 4"
     )
+
+
+async def connect_patiently(
+    find: Callable[[], Capability],
+    *,
+    timeout: float | None = None,
+    on_waiting: Callable[[ParallelError], None] | None = None,
+    **options: Any,
+) -> tuple[Connection, dict[str, Any]]:
+    """Reach a controller as soon as there is one, as `connect`.
+
+    Args:
+        find: Finds the capability, again at each attempt.
+        timeout: Seconds to wait; None waits for ever, 0 tries once.
+        on_waiting: Called with the reason when there is none yet, and again when the reason changes.
+        options: As for `connect`.
+
+    Raises:
+        ParallelError: As `connect`; `NoClusterError` and `ControllerGone` when the time is over.
+    """
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    delay, told = FIRST_RETRY, ""
+    while True:
+        try:
+            return await connect(find(), **options)
+        except (NoClusterError, ControllerGone) as error:
+            if timeout is not None:
+                left = began + timeout - loop.time()
+                if left <= 0:
+                    raise
+                delay = min(delay, left)
+            if str(error) != told:
+                told = str(error)
+                logger.info("waiting for a controller: %s", told)
+                if on_waiting is not None:
+                    on_waiting(error)
+        await asyncio.sleep(delay)
+        longest = SOON_RETRY if loop.time() - began < SOON else LAST_RETRY
+        delay = min(RETRY_GROWTH * delay, longest)
 
 
 async def _connect_to(

@@ -12,31 +12,31 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from aioparallel.broadcast import Stored
 from aioparallel.capability import Capability, find_capability
-from aioparallel.dial import connect
+from aioparallel.dial import connect_patiently
 from aioparallel.errors import (
     ClusterError,
     ConfigurationError,
     ConnectionLost,
-    ControllerGone,
-    NoClusterError,
     OperationError,
     ParallelError,
     from_plain,
     to_plain,
 )
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
+from aioparallel.resources import checked_resources
 from aioparallel.seat import Answer, Seat
 from aioparallel.source import SYSTEM, Source
 from aioparallel.wire import (
     LAST,
     NO_ENGINE,
+    SECONDS,
     STORED,
     EngineCall,
     Frame,
@@ -54,10 +54,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the kernels' output: while somebody watches, while something runs, and while nothing does.
 WATCH_LOOK, BUSY_LOOK, IDLE_LOOK = 0.05, 0.1, 2.0
-#: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
-FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
-#: How much longer each is than the one before, and for how many seconds a controller may be starting.
-RETRY_GROWTH, SOON = 1.3, 2.0
 #: Seconds that the last words to the controller may take.
 LINGER = 5.0
 
@@ -97,6 +93,7 @@ class EngineHost:
         n: How many engines.
         source: Where random bytes come from.
         limits: The bounds.
+        resources: What each of the engines has, by name, such as `{"gpu": 1}`: tasks may ask for a part of it.
         options: How kernels are started.
         path: What goes to the front of every kernel's `sys.path`, before this working directory.
         connect_timeout: Seconds to wait for the controller (its file, and its answer); None waits for ever, 0 tries
@@ -113,6 +110,7 @@ class EngineHost:
         n: int = 1,
         source: Source = SYSTEM,
         limits: Limits | None = None,
+        resources: Mapping[str, float] | None = None,
         options: KernelOptions | None = None,
         path: Sequence[str | Path] = (),
         connect_timeout: float | None = None,
@@ -125,6 +123,7 @@ class EngineHost:
         self._capability = capability
         self._source = source
         self._limits = limits or Limits()
+        self._resources = checked_resources(resources or {})
         self._stored = Stored(self._limits.share)
         self._path = [*map(str, path), os.getcwd()]
         self._connect_timeout = connect_timeout
@@ -132,7 +131,8 @@ class EngineHost:
         self._dial = dial or self._dial_controller
         self._loop = asyncio.get_running_loop()
         make = make_kernel or partial(ProcessKernel, options=options or KernelOptions(limits=self._limits))
-        self._seats = [Seat(number, make, self._path, self) for number in range(n)]
+        grace = self._limits.grace
+        self._seats = [Seat(number, make, self._path, self, grace=grace) for number in range(n)]
         self._engines: dict[int, Seat] = {}
         self._upstream: Upstream | None = None
         self._paused = False
@@ -214,34 +214,17 @@ class EngineHost:
             self.seat_ready(seat)
 
     async def _dial_controller(self, on_frames: OnFrames, on_lost: OnLost) -> Upstream:
-        """Reach the controller, as soon as there is one."""
-        began = self._loop.time()
-        deadline = None if self._connect_timeout is None else began + self._connect_timeout
-        delay, told = FIRST_RETRY, ""
-        while True:
-            try:
-                connection, _ = await connect(
-                    find_capability(self._capability, "engine"),
-                    role="engine",
-                    on_frames=on_frames,
-                    on_lost=on_lost,
-                    limits=self._limits,
-                    source=self._source,
-                )
-                return connection
-            except (NoClusterError, ControllerGone) as error:
-                if deadline is not None:
-                    if self._loop.time() >= deadline:
-                        raise
-                    delay = min(delay, deadline - self._loop.time())
-                if str(error) != told:
-                    told = str(error)
-                    logger.info("waiting for a controller: %s", told)
-                    if self._on_waiting is not None:
-                        self._on_waiting(error)
-            await asyncio.sleep(delay)
-            longest = SOON_RETRY if self._loop.time() - began < SOON else LAST_RETRY
-            delay = min(RETRY_GROWTH * delay, longest)
+        connection, _ = await connect_patiently(
+            lambda: find_capability(self._capability, "engine"),
+            timeout=self._connect_timeout,
+            on_waiting=self._on_waiting,
+            role="engine",
+            on_frames=on_frames,
+            on_lost=on_lost,
+            limits=self._limits,
+            source=self._source,
+        )
+        return connection
 
     def _from_controller(self, frames: list[Frame]) -> None:
         for frame in frames:
@@ -250,10 +233,7 @@ class EngineHost:
                 if command is not None:
                     self._command(command)
             elif frame.kind == Kind.CANCEL:
-                if self._stored.cancel(frame.id):
-                    self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
-                elif frame.engine in self._engines:
-                    self._engines[frame.engine].cancel(frame.id)
+                self._withdraw(frame, Seat.cancel)
             elif frame.kind == Kind.CALL:
                 self._called(frame)
             elif frame.kind == Kind.RESULT:
@@ -267,6 +247,14 @@ class EngineHost:
             seat.command(frame)
         else:
             self._refuse(frame, f"engine {frame.engine} is not at this host")
+
+    def _withdraw(self, frame: Frame, withdraw: Callable[[Seat, int], object]) -> None:
+        """Have a command withdrawn from its seat, in that way, or from what it waits for."""
+        if self._stored.cancel(frame.id):
+            self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
+        seat = self._engines.get(frame.engine)
+        if seat is not None:
+            withdraw(seat, frame.id)
 
     def _joined(self, frame: Frame) -> None:
         """Take the answer to a JOIN or a READY, whose id is the seat's number."""
@@ -293,13 +281,14 @@ class EngineHost:
         if frame.code == HostCall.DROP:
             self._stored.drop(frame.id)
             return
-        if frame.code in (HostCall.WATCH, HostCall.FORGET):
+        if frame.code in (HostCall.END, HostCall.RECALL):
+            self._withdraw(frame, Seat.end if frame.code == HostCall.END else Seat.recall)
+            return
+        if frame.code in (HostCall.WATCH, HostCall.FORGET, HostCall.LIMIT):
             # Not answered, and of no importance once the engine is gone.
             seat = self._engines.get(frame.engine)
-            if seat is not None and frame.code == HostCall.WATCH:
-                seat.watch(frame.id)
-            elif seat is not None:
-                seat.forget(frame.id)
+            if seat is not None:
+                self._told(seat, frame)
             return
         if frame.engine == NO_ENGINE:
             seats = list(self._seats)
@@ -319,6 +308,15 @@ class EngineHost:
                     seat.stop(answer)
         else:
             self._refuse(frame, f"an engine host knows no operation {frame.code}")
+
+    @staticmethod
+    def _told(seat: Seat, frame: Frame) -> None:
+        if frame.code == HostCall.WATCH:
+            seat.watch(frame.id)
+        elif frame.code == HostCall.FORGET:
+            seat.forget(frame.id)
+        else:
+            seat.limit(frame.id, *SECONDS.unpack(frame.header))
 
     def _answer_of(self, number: int, left: int) -> Answer:
         """Return what answers the call `number` when it has been called by `left` seats."""
@@ -382,6 +380,8 @@ class EngineHost:
             return
         seat.announced = seat.pid
         about = {"pid": seat.pid, "host": socket.gethostname(), "python": seat.python, "slot": seat.number}
+        if self._resources:
+            about["resources"] = self._resources
         self.send(encode(Kind.CALL, seat.number, code=EngineCall.JOIN, header=json.dumps(about).encode()))
 
     def seat_restarted(self, seat: Seat) -> None:

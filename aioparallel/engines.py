@@ -1,34 +1,22 @@
-"""The controller's side of its engines: a proxy and a queue each."""
+"""The controller's side of an engine: a proxy, and the queue of what it is to do."""
 
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
-import json
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from aioparallel.broadcast import Outgoing
 from aioparallel.connection import Connection
-from aioparallel.errors import (
-    EngineLost,
-    OperationError,
-    ParallelError,
-    Preempted,
-    ProtocolError,
-    QueueCleared,
-    from_plain,
-    to_plain,
-)
-from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, KernelDied, KernelRestarted, Monitor
+from aioparallel.errors import EngineLost, ParallelError, Preempted, QueueCleared
 from aioparallel.queues import Command, FifoQueue, Queue
+from aioparallel.resources import checked_resources
 from aioparallel.turnstile import Turnstile
-from aioparallel.wire import LAST, NO_ENGINE, EngineCall, Frame, HostCall, Kind, News, Status, encode
+from aioparallel.wire import NO_ENGINE, SECONDS, Composed, Frame, HostCall, Kind, Status, encode
 
-__all__ = ["Engine", "EngineLink", "Roster"]
+__all__ = ["Engine", "Link"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +26,36 @@ RETURNED = int(Status.RETURNED)
 IN_FLIGHT = 512
 
 
+class Link(Protocol):
+    """What an engine asks of the connection to its host; `roster.EngineLink` is one.
+
+    Attributes:
+        connection: Where commands go.
+        numbers: Where their ids come from.
+        outgoing: What the host keeps for several of its engines.
+    """
+
+    connection: Connection
+    numbers: Iterator[int]
+    outgoing: Outgoing
+
+    def call(self, operation: HostCall, engine: int = NO_ENGINE) -> asyncio.Future[Any]:
+        """Ask the host for something; the future ends when the host has answered or is gone."""
+        ...
+
+    def tell(self, operation: HostCall, number: int, engine: int, header: bytes = b"") -> None:
+        """Tell the host something that it does not answer."""
+        ...
+
+    def properties_changed(self, engine: Engine) -> None:
+        """Take note that an engine's properties are others now."""
+        ...
+
+    def reserved(self, engine: Engine, reserved: bool) -> None:
+        """Take note that an engine is one interface's alone, or everybody's again."""
+        ...
+
+
 class Engine:
     """One engine as the controller knows it: its queue, and what is under way.
 
@@ -45,11 +63,11 @@ class Engine:
         id: Its id.
         host, pid, python: Where it runs, and what.
         state: "idle", "running", "restarting" or "broken".
-        properties: What clients note about it, by name; JSON values.
+        resources: What it has, by name: what tasks may ask for a part of.
         trouble: What is not as it should be with its present kernel, in words; "" if nothing.
     """
 
-    def __init__(self, number: int, link: EngineLink, about: dict[str, Any], queue: Queue) -> None:
+    def __init__(self, number: int, link: Link, about: dict[str, Any], queue: Queue) -> None:
         self.id = number
         self.host = str(about.get("host", ""))
         self.pid = int(about.get("pid", 0))
@@ -57,7 +75,8 @@ class Engine:
         self.kernel_state = ""
         self.trouble = ""
         self.deaths = 0
-        self.properties: dict[str, Any] = {}
+        self.resources = checked_resources(about.get("resources", {}))
+        self._properties: dict[str, Any] = {}
         self._link = link
         self._queue = Turnstile(queue)
         #: Who has it reserved, first, and who waits for that.
@@ -65,9 +84,10 @@ class Engine:
         self._next: Command | None = None
         #: Commands of clients that don't read: they let the others' pass.
         self._held: dict[Any, Queue] = {}
-        #: What a fresh kernel does before everything else. While `_shut`, what waits has to wait for that, or for the
-        #: kernel.
+        #: What a fresh kernel does before everything else, and the number of the last one of these that was sent. While
+        #: `_shut`, what waits has to wait for that, or for the kernel.
         self._first: deque[Command] = deque()
+        self._first_sent = 0
         self._shut = False
         self._under_way: dict[int, Command] = {}
         self._withdrawn: set[int] = set()
@@ -82,6 +102,16 @@ class Engine:
     def state(self) -> str:
         """What it is doing, in a word."""
         return self.kernel_state or ("running" if self._under_way else "idle")
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What clients note about it, by name; JSON values. To change them, assign a new dict: interfaces are told."""
+        return self._properties
+
+    @properties.setter
+    def properties(self, properties: dict[str, Any]) -> None:
+        self._properties = properties
+        self._link.properties_changed(self)
 
     @property
     def queued(self) -> int:
@@ -100,7 +130,7 @@ class Engine:
         if command.between and self._next is not None:
             self._put_back()
         alone = self._next is None and not len(self._queue) and not self._held and not self._shut
-        if alone and self._has_room(command) and not client.connection.congested:
+        if alone and self._has_room(command) and (client is None or not client.connection.congested):
             self._send(command)
             return
         self._held.get(client, self._queue).put(command)
@@ -109,7 +139,7 @@ class Engine:
     def put_first(self, command: Command) -> None:
         """Have an exclusive command done before all that waits; for `Interface.kernel_started`.
 
-        It belongs to the kernel that is there: if that dies before it has run, nobody is told. Its `client` is None.
+        It belongs to the kernel that is there: if that dies before it has run, nobody is told.
         """
         self._first.append(command)
         self._shut = True
@@ -126,9 +156,8 @@ class Engine:
         self.kernel_state, self.trouble, self.pid = "", "", pid
 
     def kernel_broken(self) -> None:
-        """There will be no kernel: the host says so to whoever wants one."""
+        """There will be no kernel: the host says so to whoever wants one; to be followed by `pump`."""
         self.kernel_state = "broken"
-        self.pump()
 
     def _has_room(self, command: Command) -> bool:
         under_way = len(self._under_way)
@@ -149,7 +178,7 @@ class Engine:
                     self._next = None
                     return
                 command = self._next = self._queue.pop()
-            if command.client.connection.congested:
+            if command.client is not None and command.client.connection.congested:
                 self._next = None
                 self._hold(command)
             elif self._has_room(command):
@@ -208,7 +237,7 @@ class Engine:
         while self._first:
             if not self._has_room(self._first[0]):
                 return False
-            self._send(self._first.popleft())
+            self._first_sent = self._send(self._first.popleft())
         self._shut = False
         return True
 
@@ -226,19 +255,24 @@ class Engine:
             for command in self._held.pop(client).clear():
                 self._queue.put(command)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: Command) -> int:
         number = next(self._link.numbers)
         if not self._under_way:
             self._since = self._loop.time()
         self._under_way[number] = command
         self._exclusive = command.exclusive
         connection, payload = self._link.connection, command.payload
-        if command.broadcast and self._link.outgoing.is_for(payload):
+        if command.limit is not None:
+            self._link.tell(HostCall.LIMIT, number, self.id, SECONDS.pack(command.limit))
+        if type(payload) is Composed:
+            connection.send(payload.command(number, self.id, small=connection.limits.small))
+        elif command.broadcast and self._link.outgoing.is_for(payload):
             connection.send(self._link.outgoing.command(payload, number, self.id))
         else:
             connection.send(connection.forward(payload, Kind.COMMAND, number, engine=self.id))
         if command.watched:
             self._link.tell(HostCall.WATCH, number, self.id)
+        return number
 
     def finished(self, frame: Frame) -> None:
         """Take the answer to a command."""
@@ -268,44 +302,88 @@ class Engine:
         """Pass on what a command has written; a client that does not read finds it in the result."""
         command = self._under_way.get(frame.id)
         if command is not None and command.watched and not command.client.connection.congested:
-            call = command.payload.id
-            command.client.send(frame.forward(Kind.NOTICE, call, code=frame.code, engine=self.id))
+            command.client.send(frame.forward(Kind.NOTICE, command.call, code=frame.code, engine=self.id))
 
     def _take_back(self, command: Command, frame: Frame, withdrawn: bool) -> None:
         """A command was meant for a kernel that is gone, and has not begun: it comes before all that waits."""
         if withdrawn:
             frame.code = Status.CANCELLED
             command.done(command, frame)
-        elif command.client is not None:
+        elif frame.id != self._first_sent:
             for waiting in [command, *self._waiting()]:
                 self._queue.put(waiting)
 
     def cancel(self, command: Command) -> None:
-        """Withdraw a command: it is dropped where it waits, or interrupted where it runs."""
-        if command is self._next:
+        """Withdraw a command: it is dropped where it waits, or interrupted where it runs.
+
+        One that has not been sent is `cancelled` then, and nobody answers it. One that has been is answered.
+        """
+        number = self._drop(command)
+        if number:
+            self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
+
+    def end(self, command: Command) -> None:
+        """Have a command end, whatever that takes: as `cancel`, but one that runs may cost the engine its kernel.
+
+        It is answered as cancelled if it had not begun, with a `TaskAborted`, or with its value if it was done just
+        then.
+        """
+        number = self._drop(command)
+        if number:
+            self._link.tell(HostCall.END, number, self.id)
+
+    def recall(self, command: Command) -> bool:
+        """Have a command back that has not begun; one that runs is left alone.
+
+        Returns:
+            Whether it is back now: it had not been sent, nobody will answer it, and it may be put elsewhere. One that
+            had been is answered in any case: as cancelled if it had not begun.
+        """
+        number = self._number_of(command)
+        if number and not self._unsend(number, command):
+            self._withdrawn.add(number)
+            self._link.tell(HostCall.RECALL, number, self.id)
+            return False
+        waiting = self._waiting()
+        for other in waiting:
+            if other is not command:
+                self._queue.put(other)
+        self.pump()
+        return bool(number) or command in waiting
+
+    def _number_of(self, command: Command) -> int:
+        """Return under which number a command was sent; 0: it was not."""
+        return next((number for number, under_way in self._under_way.items() if under_way is command), 0)
+
+    def _drop(self, command: Command) -> int:
+        """Drop a command where it waits; return under which number it has been sent, or 0."""
+        number = self._number_of(command)
+        if number and not self._unsend(number, command):
+            self._withdrawn.add(number)
+            return number
+        if number or command is self._next:
             command.cancelled = True
-            self._next = None
+            if command is self._next:
+                self._next = None
             self.pump()
-            return
-        for number, under_way in self._under_way.items():
-            if under_way is command:
-                self._withdraw(number, command)
-                return
+            return 0
         client = command.client
         held = self._held.get(client, self._queue)
         held.cancel(command)
         if held is not self._queue and not len(held):
             del self._held[client]
+        return 0
 
-    def _withdraw(self, number: int, command: Command) -> None:
-        """Withdraw a command that was sent: what its host has not seen all of, it never will."""
-        if command.payload.is_large and self._link.connection.withdraw(number):
-            command.cancelled = True
-            self._remove(number)
-            self.pump()
-        else:
-            self._withdrawn.add(number)
-            self._link.connection.send(encode(Kind.CANCEL, number, engine=self.id))
+    def _unsend(self, number: int, command: Command) -> bool:
+        """Take back a large command: what its host has not seen all of, it never will."""
+        connection = self._link.connection
+        if not (command.payload.is_large and connection.withdraw(number)):
+            return False
+        self._remove(number)
+        if command.limit is not None:
+            # So that the host forgets what it was told about it.
+            connection.send(encode(Kind.CANCEL, number, engine=self.id))
+        return True
 
     def _remove(self, number: int) -> None:
         """A command is under way no more."""
@@ -359,9 +437,12 @@ class Engine:
             self._queue.release()
         for reservation in reservations:
             reservation.lose(EngineLost(reason, engine_id=self.id))
-        for place, command in enumerate(under_way + self._waiting()):
-            running = place == 0 and bool(under_way)
-            command.done(command, EngineLost(reason, engine_id=self.id, running=running))
+        # What had begun over there, nobody can tell any more: whatever was sent may have.
+        waiting = self._waiting()
+        for command in under_way:
+            command.done(command, EngineLost(reason, engine_id=self.id, running=True))
+        for command in waiting:
+            command.done(command, EngineLost(reason, engine_id=self.id, running=False))
 
     def pending(self) -> str:
         """Return the label of what runs, or ""."""
@@ -393,6 +474,7 @@ class Engine:
             "host": self.host,
             "pid": self.pid,
             "python": self.python,
+            "resources": self.resources,
             "deaths": self.deaths,
             "trouble": self.trouble or None,
             "reserved": self.reserved or None,
@@ -410,212 +492,3 @@ def _answer_as_preempted(command: Command, reason: str) -> None:
         done(command, result)
 
     command.done = answered
-
-
-class EngineLink:
-    """The connection of one engine host, which carries all of its engines."""
-
-    def __init__(self, connection: Connection, roster: Roster, python: str) -> None:
-        self.connection = connection
-        self.numbers = roster.numbers
-        self.outgoing = Outgoing(connection, roster.numbers)
-        self.engines: dict[int, Engine] = {}
-        self._roster = roster
-        self._python = python
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-
-    def __repr__(self) -> str:
-        return f"<EngineLink with engines {sorted(self.engines)}>"
-
-    def receive(self, frames: list[Frame]) -> None:
-        """Take what the host says."""
-        for frame in frames:
-            kind = frame.kind
-            if kind == Kind.RESULT:
-                engine = self.engines.get(frame.engine)
-                if frame.id in self._calls:
-                    self._answer(frame)
-                elif engine is not None:
-                    engine.finished(frame)
-            elif kind == Kind.CALL and frame.code == EngineCall.JOIN:
-                self._join(frame)
-            elif kind == Kind.CALL and frame.code == EngineCall.READY:
-                self._ready(frame)
-            elif kind == Kind.NOTICE:
-                if frame.code == News.EVENT:
-                    self._notice(frame)
-                elif frame.engine in self.engines:
-                    self._pass_on(frame, self.engines[frame.engine])
-            elif kind not in (Kind.BEAT, Kind.GOODBYE):
-                raise ProtocolError(f"an engine host sent {frame!r}")
-
-    def call(self, operation: HostCall, engine: int = NO_ENGINE) -> asyncio.Future[Any]:
-        """Ask the host for something; the future ends when the host has answered or is gone."""
-        number = next(self.numbers)
-        future = self._calls[number] = asyncio.get_running_loop().create_future()
-        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
-        return future
-
-    def tell(self, operation: HostCall, number: int, engine: int) -> None:
-        """Tell the host something that it does not answer."""
-        self.connection.send(encode(Kind.CALL, number, code=operation, engine=engine))
-
-    def lost(self, error: BaseException | None) -> None:
-        """The host is gone, and its engines with it."""
-        reason = str(error) if error else "its host closed the connection"
-        for engine in list(self.engines.values()):
-            self._roster.leave(engine, f"engine {engine.id} is gone: {reason}")
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(EngineLost(f"the engine's host is gone: {reason}"))
-                future.exception()
-        self._calls.clear()
-
-    def reserved(self, engine: Engine, reserved: bool) -> None:
-        """An engine is one interface's alone, or everybody's again."""
-        self._roster.on_reserved(engine, reserved)
-
-    def silent(self, seconds: float) -> None:
-        """The host has been silent for long."""
-        for engine in self.engines.values():
-            self._roster.monitor.publish(EngineSuspect(engine.id, seconds))
-
-    def _answer(self, frame: Frame) -> None:
-        future = self._calls.pop(frame.id)
-        if future.done():
-            return
-        if frame.code == Status.OK:
-            future.set_result(frame.json() if frame.header else None)
-        else:
-            future.set_exception(from_plain(frame.json()))
-
-    def _join(self, frame: Frame) -> None:
-        about = frame.json()
-        if not isinstance(about, dict):
-            raise ProtocolError("JOIN without a JSON object")
-        try:
-            engine = self._roster.join(self, {"python": self._python} | about)
-        except OperationError as error:
-            header = json.dumps(to_plain(error)).encode()
-            self.connection.send(encode(Kind.RESULT, frame.id, code=Status.FAULT, flags=LAST, header=header))
-            return
-        header = json.dumps({"engine": engine.id}).encode()
-        self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
-        self._roster.announce(engine)
-
-    def _pass_on(self, frame: Frame, engine: Engine) -> None:
-        """Pass news of user code on to the client that asked for it; nobody reads it here."""
-        if frame.code != News.RECORD:
-            engine.wrote(frame)
-            return
-        client = self._roster.find_client(frame.id)
-        if client is None:
-            self.tell(HostCall.FORGET, frame.id, engine.id)
-        elif client.allowed(engine.id) and not client.connection.congested:
-            client.send(frame.forward(Kind.NOTICE, 0, code=frame.code, engine=engine.id))
-
-    def _ready(self, frame: Frame) -> None:
-        """A fresh kernel is there: say from which command on it is meant, then let it begin."""
-        about = frame.json()
-        engine = self.engines.get(frame.engine)
-        if not isinstance(about, dict) or not isinstance(about.get("pid"), int):
-            raise ProtocolError("READY without a JSON object and a pid")
-        if engine is None:
-            return
-        answer = {"engine": engine.id, "pid": about["pid"], "first": next(self.numbers)}
-        header = json.dumps(answer).encode()
-        self.connection.send(encode(Kind.RESULT, frame.id, flags=LAST, engine=engine.id, header=header))
-        self._roster.restarted(engine, about["pid"])
-
-    def _notice(self, frame: Frame) -> None:
-        notice = frame.json()
-        engine = self.engines.get(notice.get("engine", -1)) if isinstance(notice, dict) else None
-        if engine is None:
-            return
-        event, reason = notice.get("event"), str(notice.get("reason", ""))
-        if event == "kernel_died":
-            engine.kernel_gone()
-            engine.deaths += 1
-            self._roster.monitor.publish(KernelDied(engine.id, reason, str(notice.get("output", ""))))
-        elif event == "kernel_restarting":
-            engine.kernel_gone()
-        elif event == "kernel_broken":
-            engine.kernel_broken()
-        elif event == "engine_left":
-            self._roster.leave(engine, f"engine {engine.id} is gone: {reason}")
-
-
-class Roster:
-    """All engines by id. The lowest free id goes to the next that joins."""
-
-    def __init__(
-        self,
-        monitor: Monitor,
-        *,
-        queue: Callable[[], Queue] = FifoQueue,
-        on_join: Callable[[Engine], None],
-        on_leave: Callable[[Engine], None],
-        find_client: Callable[[int], Any] = lambda session: None,
-        on_kernel: Callable[[Engine], None] = lambda engine: None,
-        on_reserved: Callable[[Engine, bool], None] = lambda engine, reserved: None,
-    ) -> None:
-        self.monitor = monitor
-        self.find_client = find_client
-        self.on_reserved = on_reserved
-        self.numbers = itertools.count(1)
-        self.engines: dict[int, Engine] = {}
-        self._queue = queue
-        self._on_join = on_join
-        self._on_leave = on_leave
-        self._on_kernel = on_kernel
-        self._free: list[int] = []
-        self._used = 0
-
-    def __repr__(self) -> str:
-        return f"<Roster of {len(self.engines)} engines>"
-
-    def join(self, link: EngineLink, about: dict[str, Any]) -> Engine:
-        """Take an engine in.
-
-        Raises:
-            OperationError: There is no id left.
-        """
-        if self._free:
-            number = heapq.heappop(self._free)
-        elif self._used < NO_ENGINE:
-            number, self._used = self._used, self._used + 1
-        else:
-            raise OperationError("no more engines: every id is taken")
-        try:
-            engine = Engine(number, link, about, self._queue())
-        except (TypeError, ValueError):
-            heapq.heappush(self._free, number)
-            raise ProtocolError("JOIN with values of the wrong type") from None
-        self.engines[number] = link.engines[number] = engine
-        self.engines = dict(sorted(self.engines.items()))
-        return engine
-
-    def announce(self, engine: Engine) -> None:
-        """Tell everyone that an engine is ready."""
-        logger.info("engine %d joined: %s pid %d, Python %s", engine.id, engine.host, engine.pid, engine.python)
-        self.monitor.publish(EngineJoined(engine.id, engine.host, engine.pid))
-        self._on_kernel(engine)
-        self._on_join(engine)
-
-    def restarted(self, engine: Engine, pid: int) -> None:
-        """Take note of an engine's fresh kernel, and let it work."""
-        engine.kernel_ready(pid)
-        self.monitor.publish(KernelRestarted(engine.id, pid))
-        self._on_kernel(engine)
-        engine.pump()
-
-    def leave(self, engine: Engine, reason: str) -> None:
-        """Let an engine go: answer its commands, free its id, tell everyone."""
-        if self.engines.pop(engine.id, None) is None:
-            return
-        engine._link.engines.pop(engine.id, None)
-        heapq.heappush(self._free, engine.id)
-        logger.info("engine %d left: %s", engine.id, reason)
-        engine.lost(reason)
-        self.monitor.publish(EngineLeft(engine.id, reason))
-        self._on_leave(engine)

@@ -71,6 +71,7 @@ __all__ = [
     "NoEnginesRegistered",
     "OperationError",
     "ParallelError",
+    "ParentsDelivered",
     "PluginError",
     "Preempted",
     "ProtocolError",
@@ -189,6 +190,20 @@ class InvalidTaskID(OperationError, LookupError):
     """A task that does not exist."""
 
 
+class ParentsDelivered(OperationError):
+    """A task depends on calls that the controller has answered: whoever has the answers knows what follows from them.
+
+    Attributes:
+        calls: Their numbers.
+    """
+
+    _carried: ClassVar = {"calls": ((list, tuple), ())}
+
+    def __init__(self, text: str, *, calls: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.calls = tuple(calls)
+
+
 class NoEnginesRegistered(OperationError):
     """All engines were asked for, and there are none; or an empty list of them was."""
 
@@ -226,10 +241,14 @@ class EngineDied(ParallelError):
         engine_id: Which engine, or None if unknown.
         reason: How the process ended: "killed by SIGKILL", "exit status 3".
         output: The last of what it wrote to stdout and stderr.
-        running: Whether the command was running at that moment; if not, it never began.
+        running: Whether the command was running at that moment.
+        begun: Whether it had begun: it was running, or it was done and its result is lost.
     """
 
-    _carried: ClassVar = {"engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False)}
+    _carried: ClassVar = {
+        "engine_id": (int, None), "reason": (str, ""), "output": (str, ""), "running": (bool, False),
+        "begun": (bool, False),
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -239,9 +258,11 @@ class EngineDied(ParallelError):
         reason: str = "",
         output: str = "",
         running: bool = False,
+        begun: bool = False,
     ) -> None:
         super().__init__(text)
         self.running = running
+        self.begun = begun or running
         self.engine_id = engine_id
         self.reason = reason
         self.output = output

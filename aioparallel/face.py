@@ -117,11 +117,15 @@ class Client:
         buffers: Sequence[Buffer] = (),
         watch: Watch | None = None,
         targets: str | Sequence[int] | None = None,
+        behind: Sequence[int] = (),
+        future: Handle | None = None,
     ) -> Handle:
-        """Call an operation; return the handle of its answer."""
+        """Call an operation (`Channel.call`); return the handle of its answer, which is `future` if that is given."""
         channel = self.channel
-        handle = Handle(loop=channel.loop)
-        number = channel.call(operation, handle, finish, header=header, buffers=buffers, watch=watch, targets=targets)
+        handle = Handle(loop=channel.loop) if future is None else future
+        number = channel.call(
+            operation, handle, finish, header=header, buffers=buffers, watch=watch, targets=targets, behind=behind
+        )
         handle.sent(channel, number)
         return handle
 
@@ -160,15 +164,26 @@ class Client:
         """Forget what nobody has asked for; return a handle that is done."""
         unread, self._unread = self._unread, Unread()
         self.channel.forget(unread)
-        handle = Handle(loop=self.channel.loop)
-        handle.set_result(None)
+        return self._given(None, None)
+
+    def _plain_future(self) -> Handle:
+        return Handle(loop=self.channel.loop)
+
+    def _given(self, value: Any, block: bool | None) -> Handle:
+        """Return a value that is known as if it had been asked for."""
+        self._check_block(block)
+        handle = self._plain_future()
+        handle.set_result(value)
         return handle
 
-    def _wait_for_all(self, handles: list[Any], timeout: float | None) -> asyncio.Task[None]:
+    def _wait_for_all(
+        self, handles: list[Any], timeout: float | None, asked: Handle | None = None
+    ) -> asyncio.Task[None]:
+        """Wait for handles, whatever they end with, and for `asked`, whose error is told."""
         for handle in handles:
             if not isinstance(handle, asyncio.Future):
                 raise TypeError(f"barrier waits for handles of calls, not for {handle!r}")
-        return self.channel.loop.create_task(_all_done(handles, timeout))
+        return self.channel.loop.create_task(_all_done(handles, timeout, asked))
 
     def _operate(
         self, operation: str, block: bool | None = None, finish: Finish = plain_value, **arguments: Any
@@ -178,12 +193,24 @@ class Client:
         return self._deliver(self._begin(operation, finish, header=json.dumps(arguments).encode()), block)
 
 
-async def _all_done(handles: list[asyncio.Future[Any]], timeout: float | None) -> None:
-    """Wait for futures, whatever they end with.
+async def _all_done(handles: list[asyncio.Future[Any]], timeout: float | None, asked: Handle | None) -> None:
+    """Wait for futures, whatever they end with, and for `asked`.
 
     Raises:
         TimeoutError: They took longer than `timeout` seconds.
+        ParallelError: The error of `asked`.
     """
+    try:
+        await _ended([*handles, asked] if asked is not None else handles, timeout)
+    except BaseException:
+        if asked is not None:
+            asked.cancel()
+        raise
+    if asked is not None:
+        asked.result()
+
+
+async def _ended(handles: list[asyncio.Future[Any]], timeout: float | None) -> None:
     # Past a handle's own methods, which would count as asking for its value.
     base: type[asyncio.Future[Any]] = asyncio.Future
     waiting = {handle for handle in handles if not handle.done()}

@@ -8,9 +8,10 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import ProtocolError
 from aioparallel.turn import Turn
-from aioparallel.wire import SHARED, Buffer, Bulk, Decoder, Frame, Limits, Sendable, size_of
+from aioparallel.wire import SHARED, Buffer, Bulk, Frame, Limits, Sendable, size_of
 
 __all__ = ["FrameSocket"]
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Generator
 from contextvars import Context
 from typing import Any, Self
 
 from aioparallel.output import Output
+from aioparallel.receipt import WAITING, Receipt, TaskReply
 from aioparallel.reply import Reply
 
-__all__ = ["Handle"]
+__all__ = ["Handle", "TaskHandle"]
 
 
 class Handle(Reply, asyncio.Future[Any]):
@@ -109,6 +111,46 @@ class Handle(Reply, asyncio.Future[Any]):
         if cancelled and self._channel is not None:
             self._channel.withdraw(self._number)
         return cancelled
+
+
+class TaskHandle(TaskReply, Handle):
+    """The handle of a task."""
+
+    async def wait_receipt(self, timeout: float | None = None) -> Receipt:
+        """Wait until the work of a cancelled task has ended, and return how.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: It took longer.
+            RuntimeError: The task was not cancelled.
+            ConnectionLost: Nobody will ever tell.
+        """
+        coming = self._coming_receipt()
+        async with asyncio.timeout(timeout):
+            receipt: Receipt = await asyncio.shield(coming)
+        return receipt
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Take the task back: it is dropped where it waits, or ended where it runs, whatever that takes.
+
+        It counts as cancelled at once, and stays so. `wait_receipt` tells when the work has really ended, and how.
+        """
+        if self.done():
+            return False
+        # There before the withdrawal, which may bring it at once.
+        self._coming = Handle(loop=self.get_loop())
+        self._coming.add_done_callback(_heard)
+        if self._channel is None:
+            self.ended_as(WAITING)
+        return super().cancel(msg)
+
+
+def _heard(handle: Handle) -> None:
+    """Nobody has to ask for a receipt, nor for why there is none."""
+    with contextlib.suppress(asyncio.CancelledError):
+        handle.exception()
 
 
 def _bearable(error: BaseException) -> BaseException:

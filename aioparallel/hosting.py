@@ -14,6 +14,7 @@ from aioparallel.errors import PluginError
 from aioparallel.events import LoopHeldUp, Monitor
 from aioparallel.limits import Limits
 from aioparallel.proxies import EngineProxies
+from aioparallel.source import Source
 
 if TYPE_CHECKING:
     from aioparallel.capability import Capability
@@ -75,6 +76,12 @@ class Hosting:
         """The bounds in force."""
         limits: Limits = self._controller.limits
         return limits
+
+    @property
+    def source(self) -> Source:
+        """Where random bytes and the wall clock come from."""
+        source: Source = self._controller.source
+        return source
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
         """Run `work`; the task is kept, its failure is logged, and it is cancelled when the interface stops."""
@@ -144,6 +151,16 @@ class Hosting:
             logger.exception("interface %r failed to stop", self.name)
         finally:
             await self._end_tasks()
+
+    def report(self) -> dict[str, Any]:
+        """Return what people should know of the interface; if it fails at that, this."""
+        with self.running("report"):
+            try:
+                report: dict[str, Any] = self.interface.report()
+            except Exception as error:
+                logger.exception("interface %r failed at report", self.name)
+                return {"trouble": f"its report failed: {type(error).__name__}: {error}"}
+            return report
 
     def tell(self, hook: str, *arguments: Any) -> None:
         """Call one of the interface's methods that are told what happens; what it raises is logged."""

@@ -24,6 +24,7 @@ from aioparallel.operations import Kind as Answers
 from aioparallel.operations import Operation, check_interface_name, check_makeable, declared, operations, remote
 from aioparallel.plain import shape_of
 from aioparallel.proxies import EngineProxy
+from aioparallel.source import Source
 from aioparallel.wire import KEY, NO_ENGINE, Frame, Kind, Limits, News, Sendable, encode
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ class Host(Protocol):
     @property
     def limits(self) -> Limits:
         """The bounds in force."""
+        ...
+
+    @property
+    def source(self) -> Source:
+        """Where random bytes and the wall clock come from."""
         ...
 
     def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
@@ -100,11 +106,24 @@ class Interface:
     async def stop(self) -> None:
         """End; no operation is called any more. Tasks that are left are cancelled after this."""
 
+    def report(self) -> dict[str, Any]:
+        """Return what people should know of it, as plain values, for `status`."""
+        return {}
+
     def kernel_started(self, engine: Any) -> None:
         """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
 
         Of an engine that joins every interface is told so before `engine_joined` of any.
         """
+
+    def kernel_lost(self, engine: Any) -> None:
+        """An engine has no kernel for now: it died, restarts or is broken. What it had is about to be answered.
+
+        A kernel that dies and is broken then is told of twice.
+        """
+
+    def properties_changed(self, engine: Any) -> None:
+        """What is noted about an engine (`engine.properties`) is something else now."""
 
     def engine_joined(self, engine: Any) -> None:
         """An engine is ready."""

@@ -22,24 +22,25 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
-from types import FrameType
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import MessageTooLarge
+from aioparallel.interrupts import Coroutines, Interrupts
 from aioparallel.memory import AVAILABLE, Pool, Segment, span
 from aioparallel.namespace import Namespace
 from aioparallel.native import SIGINT, die_with_parent, get_handler, set_handler
 from aioparallel.outlet import Outlet
 from aioparallel.serialize import pack_error
-from aioparallel.shared import ANY, CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import CANCELS, DONE, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.source import SYSTEM
 from aioparallel.wire import (
+    JOINED,
     RESULT_META,
     SHARED,
     Buffer,
     Bulk,
-    Decoder,
     Frame,
     KernelCall,
     Kind,
@@ -51,7 +52,7 @@ from aioparallel.wire import (
     size_of,
 )
 
-__all__ = ["Coroutines", "Interrupts", "Kernel", "main"]
+__all__ = ["Kernel", "main"]
 
 #: A command below this, seconds, is short; after so many short ones in a row answers are gathered …
 SHORT = 0.0001
@@ -67,120 +68,6 @@ LONGEST_LOOK = 0.02
 IDLE = 2.0
 #: Exit status when the user's code has closed the socket.
 EX_IOERR = 74
-
-
-class Coroutines:
-    """Runs coroutines on one event loop that is kept from one to the next (asyncio is imported for the first)."""
-
-    def __init__(self) -> None:
-        self._runner: Any = None
-        self._task: Any = None
-        self._asked = False
-
-    def __repr__(self) -> str:
-        return f"<Coroutines, {self._task or 'none running'}>"
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine until it is done and return its value.
-
-        Raises:
-            KeyboardInterrupt: It was interrupted; it has been cancelled and has ended.
-            BaseException: Whatever it raises.
-        """
-        import asyncio
-
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        loop = self._runner.get_loop()
-        self._asked = False
-        task = self._task = loop.create_task(coroutine)
-        try:
-            return loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            if not task.done():
-                task.cancel()
-                loop.run_until_complete(asyncio.wait([task]))
-            raise
-        except asyncio.CancelledError as error:
-            if self._asked:
-                # With the frames that say where it waited.
-                raise KeyboardInterrupt().with_traceback(error.__traceback__) from None
-            raise
-        finally:
-            self._task = None
-
-    def divert(self) -> bool:
-        """Turn an interrupt into a cancellation if the loop waits; return False if it has to be raised.
-
-        An exception thrown into the loop's own code would leave it in pieces. In a task's code, or when asked for a
-        second time, it is raised where we are.
-        """
-        task = self._task
-        if task is None or task.done() or self._asked:
-            return False
-        import asyncio
-
-        loop = self._runner.get_loop()
-        if asyncio.current_task(loop) is not None:
-            return False
-        self._asked = True
-        task.cancel()
-        loop.call_soon_threadsafe(lambda: None)  # wake it from its select
-        return True
-
-
-class Interrupts:
-    """The stretch of a command in which KeyboardInterrupt may come: a context manager, and SIGINT's handler.
-
-    The host writes the id of the command into the page, then sends the signal. Until that command runs the word waits
-    there, and is seen when it begins; once it has ended nothing matches any more. So an interrupt is neither lost nor
-    ever met by another command.
-
-    Attributes:
-        command: The id of the command that comes next, or runs.
-    """
-
-    def __init__(self, page: Page, coroutines: Coroutines) -> None:
-        self.command = NONE
-        self._running = NONE
-        self._words = page.words
-        self._coroutines = coroutines
-
-    def __repr__(self) -> str:
-        return f"<Interrupts {'shut' if self._running == NONE else f'open for {self._running}'}>"
-
-    def __enter__(self) -> None:
-        self._running = self.command
-        if self._words[INTERRUPT] == self.command:
-            self._running = NONE
-            self._words[MET] = self.command
-            raise KeyboardInterrupt
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._running = NONE
-
-    def shut(self) -> None:
-        """Let none through any more."""
-        self._running = NONE
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """Be the handler of SIGINT.
-
-        Raises:
-            KeyboardInterrupt: It is meant for what runs.
-        """
-        running = self._running
-        if running == NONE or self._words[INTERRUPT] not in (running, ANY):
-            return
-        # At the first line of `__exit__` the command is done: raised there, it would leave the door open.
-        if frame is not None and frame.f_code is _EXIT:
-            return
-        self._words[MET] = running
-        if not self._coroutines.divert():
-            raise KeyboardInterrupt
-
-
-_EXIT = Interrupts.__exit__.__code__
 
 
 class Kernel:
@@ -212,6 +99,8 @@ class Kernel:
         self._cancelled: set[int] = set()
         self._cancels = 0
         self._streak = 0
+        #: What the host reads while nothing runs.
+        self._last = NONE
         # Answers that have not left; the lock is held to change and to send them, for a thread may do either.
         self._lock = _thread.allocate_lock()
         self._out: list[Sendable] = []
@@ -305,11 +194,11 @@ class Kernel:
             self._pending.popleft()
         if self._cancelled and number in self._cancelled:
             self._cancelled.discard(number)
-            self._words[RUNNING] = NONE
+            self._words[RUNNING] = self._last
             self._send(encode(Kind.RESULT, number, code=Status.CANCELLED), gather=bool(self._pending))
             return
         started, since = SYSTEM.wall(), time.perf_counter()
-        good, payload = self._run(frame)
+        status, payload = self._run(frame)
         now = time.perf_counter()
         frame.segment = None
         if self._forked:
@@ -318,36 +207,38 @@ class Kernel:
         if get_handler(SIGINT) is not self._handler:
             set_handler(SIGINT, self._handler)
         # Before its output is taken: what the host reads while a command runs is that command's.
-        self._words[RUNNING] = NONE
+        self._words[RUNNING] = self._last = number | DONE
         try:
-            pieces = self._answer(number, good, payload, started, now - since)
+            pieces = self._answer(number, status, payload, started, now - since)
         except OSError:
             self._words[RUNNING] = number  # it has closed our files, and is what we die of
             raise
         self._streak = self._streak + 1 if now - since < SHORT else 0
         self._send(pieces, gather=self._streak > STREAK and bool(self._pending), now=now)
 
-    def _run(self, frame: Frame) -> tuple[bool, list[Buffer]]:
+    def _run(self, frame: Frame) -> tuple[Status, list[Buffer]]:
         assert self._namespace is not None
         self._interrupts.command = frame.id
         try:
             if frame.flags & SHARED:
                 host, inode, lengths = frame.loan
                 frame.segment = Segment.open(self._host, host, inode, span(lengths))
-            return self._namespace.run(frame.buffers)
+            return self._namespace.run(frame.buffers, frame.json() if frame.code == JOINED else None)
         except BaseException as error:
             # An interrupt on the last step out of the user's code: then the command has been interrupted.
             self._interrupts.shut()
-            return False, self._namespace.failed(error)
+            return self._namespace.failed(error)
 
-    def _answer(self, number: int, good: bool, payload: list[Buffer], started: float, seconds: float) -> list[Sendable]:
+    def _answer(
+        self, number: int, code: Status, payload: list[Buffer], started: float, seconds: float
+    ) -> list[Sendable]:
         stdout, stderr = self._outputs[0].take(self._room), self._outputs[1].take(self._room)
         header = RESULT_META.pack(started, seconds, len(stdout))
         if stdout or stderr:
             header = b"".join((header, stdout, stderr))
             assert self._namespace is not None
             self._namespace.printed(stdout, stderr)
-        code, limit = Status.OK if good else Status.ERROR, self._limits.message
+        limit = self._limits.message
         if self._host and self._limits.share <= size_of(payload) <= limit:
             self._take_back()
             loan = self._pool.lend(payload)

@@ -18,7 +18,7 @@ from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
 from aioparallel.memory import AVAILABLE, Segment, span
 from aioparallel.process import Process
-from aioparallel.shared import CANCELS, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
+from aioparallel.shared import CANCELS, DONE, INTERRUPT, MET, NONE, RUNNING, TAKEN, OutputFile, Page
 from aioparallel.wire import OUTPUT_META, SMALL, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Kernel", "KernelOptions", "MakeKernel", "ProcessKernel"]
@@ -31,6 +31,8 @@ LOOK = SMALL - OUTPUT_META.size
 DRAIN = 0.2
 #: Seconds after which an interrupt that was not met is sent again, doubled each time, and how often.
 INSIST, INSIST_TIMES = 0.05, 6
+#: Not the id of a command.
+NOTHING = 0
 #: Seconds for a kernel that has closed its socket to end.
 LEAVE = 1.0
 
@@ -87,6 +89,11 @@ class Kernel(ABC):
         """The id of the command that it runs right now, or None."""
 
     @property
+    @abstractmethod
+    def latest(self) -> int | None:
+        """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
+
+    @property
     def shares(self) -> bool:
         """Whether it can open segments of ours."""
         return False
@@ -104,8 +111,11 @@ class Kernel(ABC):
         """Send frames, given as pieces; never waits."""
 
     @abstractmethod
-    def cancel(self, number: int) -> None:
-        """Withdraw a command that was sent: it is answered as cancelled unless it has begun."""
+    def withdraw(self, number: int) -> None:
+        """Withdraw a command that was sent: it is answered as cancelled in its turn, unless it has begun.
+
+        If it is not the `latest` afterwards, nor one before that, it will not begin.
+        """
 
     @abstractmethod
     def interrupt(self, number: int) -> None:
@@ -134,6 +144,14 @@ class Kernel(ABC):
             number: Its id.
             stream: 0 for stdout, 1 for stderr.
             start: How much is known already, bytes.
+        """
+
+    @abstractmethod
+    def terminate(self, number: int) -> bool:
+        """Send SIGTERM to it and its children if it runs that command; it begins no other one then, ever.
+
+        Returns:
+            Whether it did run it. If not, nothing has happened.
         """
 
     @abstractmethod
@@ -188,7 +206,13 @@ class ProcessKernel(Kernel):
     def running(self) -> int | None:
         """The id of the command that it runs right now, or None."""
         number = NONE if self._page is None else self._page.words[RUNNING]
-        return None if number == NONE else number
+        return number if number < DONE else None
+
+    @property
+    def latest(self) -> int | None:
+        """The id of the command that it has begun last, whether it still runs or not; None before the first one."""
+        number = NONE if self._page is None else self._page.words[RUNNING]
+        return None if number == NONE else number & ~DONE
 
     @property
     def shares(self) -> bool:
@@ -252,14 +276,12 @@ class ProcessKernel(Kernel):
         if self._socket is not None:
             self._socket.send(pieces)
 
-    def cancel(self, number: int) -> None:
-        """Withdraw a command that was sent: it is answered as cancelled unless it has begun."""
+    def withdraw(self, number: int) -> None:
+        """Withdraw a command that was sent: it is answered as cancelled, unless it has begun."""
         if self._page is not None:
             self.send(encode(Kind.CANCEL, number))
+            # One that begins while we look is `running`: the word that says so is set before this one is looked at.
             self._page.words[CANCELS] += 1
-            # It begins while we look, or has begun: the word that says so was set before it looked at ours.
-            if self.running == number:
-                self.interrupt(number)
 
     def interrupt(self, number: int) -> None:
         """Raise KeyboardInterrupt in that command, if it runs or when it begins."""
@@ -308,6 +330,18 @@ class ProcessKernel(Kernel):
         data = self._outputs[stream].read(start, limit) if limit > 0 else b""
         # It says that it does not run before it takes what is there: so what was read while it ran is its own.
         return data if self.running == number else b""
+
+    def terminate(self, number: int) -> bool:
+        """Send SIGTERM to it and its children if it runs that command; it begins no other one then, ever."""
+        if self._page is None or self._process is None:
+            return False
+        # It waits for a CANCEL before it begins anything: for one that does not come, or withdraws nothing.
+        self._page.words[CANCELS] += 1
+        if self.running != number:
+            self.send(encode(Kind.CANCEL, NOTHING))
+            return False
+        self._process.signal_group(signal.SIGTERM)
+        return True
 
     def kill(self) -> None:
         """End it and its children at once; `on_exit` follows."""

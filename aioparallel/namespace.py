@@ -3,42 +3,41 @@
 A command's payload is a packed tuple `(verb, *arguments)`. `Namespace.run` does it and packs the outcome. The verbs are
 the methods marked with `@verb` below; a verb is known here and in the client that offers it, nowhere else.
 
+A task's command may come with what other tasks came to, and with what is noted about this engine (`JOINED`); the
+controller puts these together, unread.
+
 What an interface calls is no verb: such a payload is a JSON array, "module:function" and its arguments, and is answered
 with JSON, so that a controller can write and read it. It begins with `[`, as no packed tuple does.
 """
 
 from __future__ import annotations
-import __future__
 
-import ast
 import builtins
-import functools
 import importlib
 import json
-import linecache
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from types import CodeType, FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from aioparallel import reference
-from aioparallel.errors import OperationError
+from aioparallel.errors import DeserializationError, OperationError, TaskRejectError
 from aioparallel.history import Entry, History
+from aioparallel.prompt import Prompt
 from aioparallel.serialize import Buffer, pack, pack_error, unpack
+from aioparallel.wire import Status
 
 if TYPE_CHECKING:
     from aioparallel.outlet import Outlet
     from aioparallel.records import Forwarders
 
-__all__ = ["VERBS", "Namespace", "read_program"]
+__all__ = ["VERBS", "Namespace"]
 
-_MISSING: Any = object()
-_CO_COROUTINE = 0x80
-_FUTURES = 0
-for _feature in __future__.all_feature_names:
-    _FUTURES |= getattr(__future__, _feature).compiler_flag
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+#: Looked up once: members of an enum are not attributes like others.
+_OK = Status.OK
 
 VERBS: dict[str, Callable[..., Any]] = {}
 
@@ -69,6 +68,7 @@ class Namespace:
         module: The engine's `__main__`.
         names: Its dict, where all code runs.
         history: What has been executed.
+        properties: What is noted about this engine, while a command runs that wants to know.
     """
 
     def __init__(
@@ -89,33 +89,47 @@ class Namespace:
         self.history = History()
         #: The entry of the input that runs, or ran last, if the last command was one.
         self._entry: Entry | None = None
-        self._compiler_flags = 0
+        self.properties = _NOTHING
+        #: What came along with the command that is unpacked: packed values of other tasks; unpacked ones, in a tuple.
+        self._parents: list[Any] = []
+        #: Whether the names are to be cleared once the outcome is packed, which may need them.
+        self._clears = False
+        self._prompt = Prompt(self.names, run_coroutine)
         self._seed()
 
     def __repr__(self) -> str:
         return f"<Namespace of engine {self.engine_id}: {len(VERBS['keys'](self))} names, {self.history.number} inputs>"
 
-    def run(self, buffers: Sequence[Buffer]) -> tuple[bool, list[Buffer]]:
+    def run(self, buffers: Sequence[Buffer], about: Mapping[str, Any] | None = None) -> tuple[Status, list[Buffer]]:
         """Do a packed command.
 
         Whatever the user's code raises, also SystemExit and KeyboardInterrupt, is an outcome and goes no further.
 
+        Args:
+            buffers: The command; after it, of a joined one, the packed values of other tasks.
+            about: What the header of a joined one says: "parts", how many buffers each of these values has, in order;
+                "properties", what is noted about this engine. Either may be left out.
+
         Returns:
-            Whether it succeeded, and its packed value (`unpack`) or error (`unpack_error`).
+            How it ended, and its packed value (OK: `unpack`) or error (ERROR, REJECTED: `unpack_error`).
         """
-        self._entry = None
+        self._entry, self.properties = None, _NOTHING
         if buffers and bytes(buffers[0][:1]) == b"[":
             return self._call_plain(buffers[0])
         try:
             with self._interrupts:
-                name, *arguments = self._arrived(buffers)
-                return True, pack(self._do(name, arguments), name="result")
+                name, *arguments = self._arrived(buffers) if about is None else self._joined(buffers, about)
+                return _OK, pack(self._do(name, arguments), name="result")
         except _Again as again:
-            return False, [*again.payload]
+            return Status.ERROR, [*again.payload]
         except BaseException as error:
-            return False, self.failed(error)
+            return self.failed(error)
+        finally:
+            if self._clears:
+                self._clears = False
+                self.reset()
 
-    def _call_plain(self, payload: Buffer) -> tuple[bool, list[Buffer]]:
+    def _call_plain(self, payload: Buffer) -> tuple[Status, list[Buffer]]:
         """Call a function by its import path with plain values: JSON in, JSON out, nothing that has to be unpacked."""
         try:
             with self._interrupts:
@@ -126,17 +140,17 @@ class Namespace:
                 # Not before it is needed: kernels start without it.
                 from aioparallel.plain import shape_of
 
-                return True, [json.dumps(shape_of(Any).outward(value, f"what {place} returned")).encode()]
+                return _OK, [json.dumps(shape_of(Any).outward(value, f"what {place} returned")).encode()]
         except BaseException as error:
-            return False, pack_error(error, engine_id=self.engine_id)[:1]
+            return Status.ERROR, pack_error(error, engine_id=self.engine_id)[:1]
 
-    def failed(self, error: BaseException) -> list[Buffer]:
-        """Pack what the command that ran last has raised."""
+    def failed(self, error: BaseException) -> tuple[Status, list[Buffer]]:
+        """Pack what the command that ran last has raised; return also how that ended it."""
         payload = pack_error(error, engine_id=self.engine_id)
         if self._entry is not None:
             self._entry.failed(payload)
             self.history.keep(self._entry)
-        return payload
+        return Status.REJECTED if isinstance(error, TaskRejectError) else Status.ERROR, payload
 
     def printed(self, stdout: bytes, stderr: bytes) -> None:
         """Hear what the command that ran last has written."""
@@ -146,7 +160,40 @@ class Namespace:
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression over the names; what a `Reference` that arrives stands for."""
-        return eval(_reference(expression), self.names)
+        return self._prompt.evaluate(expression)
+
+    def outcome(self, number: int) -> Any:
+        """Return what one of the tasks came to whose values came along; what an `Outcome` that arrives stands for.
+
+        Raises:
+            DeserializationError: It can't be rebuilt here, or did not come along.
+        """
+        if not 0 <= number < len(self._parents):
+            raise DeserializationError(f"the value of future {number} among the arguments did not come along")
+        value = self._parents[number]
+        if type(value) is not tuple:
+            try:
+                value = self._parents[number] = (unpack(value),)
+            except DeserializationError as error:
+                text = f"the value of future {number} among the arguments: {error}"
+                raise DeserializationError(text) from error.__cause__
+        return value[0]
+
+    def _joined(self, buffers: Sequence[Buffer], about: Mapping[str, Any]) -> Any:
+        """Unpack a command that something came along with."""
+        parts = about.get("parts", ())
+        first = len(buffers) - sum(parts)
+        if first < 1 or any(count < 1 for count in parts):
+            raise DeserializationError(f"a command in {len(buffers)} buffers can't hold parts of {parts}")
+        place = first
+        for count in parts:
+            self._parents.append([*buffers[place : place + count]])
+            place += count
+        self.properties = about.get("properties") or _NOTHING
+        try:
+            return self._arrived(buffers[:first])
+        finally:
+            self._parents.clear()
 
     def _arrived(self, buffers: Sequence[Buffer]) -> Any:
         """Unpack a command; what arrives in it may look at our names."""
@@ -165,6 +212,46 @@ class Namespace:
         if method is None:
             raise OperationError(f"unknown verb {name!r}: an engine knows {', '.join(sorted(VERBS))}")
         return method(self, *arguments)
+
+    @verb
+    def attempt(self, checks: Sequence[tuple[Callable[..., Any], Sequence[Any]]], name: str, *arguments: Any) -> Any:
+        """Do another verb if this engine will do for it.
+
+        Args:
+            checks: Each a function and what it is given besides this engine's properties. What it returns must be true;
+                a property that it asks for and that is not there counts as "no".
+            name: The other verb.
+            arguments: What that is given.
+
+        Raises:
+            TaskRejectError: This engine will not do; the text names the check.
+            BaseException: What a check raises besides KeyError, or the other verb.
+        """
+        # Only who asks pays for what asking takes.
+        from aioparallel.conditions import called, reject_unless
+
+        for function, args in checks:
+            known = dict(self.properties)
+            try:
+                answer = self.apply(function, (known, *args), {})
+            except KeyError as missing:
+                text = f"{called(function)} asks for {missing}, which is no property of engine {self.engine_id}"
+                raise TaskRejectError(text) from missing
+            reject_unless(answer, function, (known, *args), {})
+        return self._do(name, arguments)
+
+    @verb
+    def perform(self, task: Any) -> Any:
+        """Run a `Task` as a whole: clear the names before, and when it has ended, if it asks for that.
+
+        Raises:
+            BaseException: Whatever it raises.
+        """
+        # It happens when the outcome is packed: functions in that need their names until then.
+        self._clears = bool(task.clear_after)
+        if task.clear_before:
+            self.reset()
+        return self.apply(task.run_on, (self,), {})
 
     @verb
     def set_up(self, name: str, *arguments: Any) -> Any:
@@ -189,7 +276,7 @@ class Namespace:
             BaseException: Whatever the code raises.
         """
         entry = self._entry = self.history.begin(code)
-        value = self._evaluate(*self._compiled(code, entry.filename))
+        value = self._prompt.run(code, entry.filename)
         if value is not None:
             entry.text = repr(value)
             self.names["_"] = value
@@ -212,17 +299,7 @@ class Namespace:
             BaseException: Whatever the code raises.
         """
         entry = self._entry = self.history.begin(source, filename)
-        # Its own `from __future__` hold for it, those of the prompt don't.
-        body = compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        before = self.names.get("__file__", _MISSING)
-        self.names["__file__"] = filename
-        try:
-            self._evaluate(body, None)
-        finally:
-            if before is _MISSING:
-                self.names.pop("__file__", None)
-            else:
-                self.names["__file__"] = before
+        self._prompt.run_file(source, filename)
         self.history.keep(entry)
         return self._outcome(entry)
 
@@ -242,27 +319,6 @@ class Namespace:
             raise _Again(entry.error)
         stdout, stderr = entry.stdout.decode("utf-8", "replace"), entry.stderr.decode("utf-8", "replace")
         return self._outcome(entry) | {"stdout": stdout, "stderr": stderr}
-
-    def _compiled(self, code: str, filename: str) -> tuple[CodeType, CodeType | None]:
-        """Compile an input: all but its last expression, and that."""
-        flags = self._compiler_flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-        try:
-            tree = compile(code, filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
-            last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-            # Both halves before either runs: an error that only the compiler sees must not leave half an input done.
-            body = compile(tree, filename, "exec", flags, dont_inherit=True)
-            self._compiler_flags |= body.co_flags & _FUTURES
-            flags |= self._compiler_flags
-            if last is None:
-                return body, None
-            return body, compile(ast.Expression(last.value), filename, "eval", flags, dont_inherit=True)
-        except SyntaxError as error:
-            if error.text is not None or not error.lineno:
-                raise
-            # What the parser lets pass and the compiler does not: that one looks for the line in a file.
-            line = linecache.getline(filename, error.lineno) or None
-            place = filename, error.lineno, error.offset, line, error.end_lineno, error.end_offset
-            raise SyntaxError(error.msg, place) from None
 
     def _outcome(self, entry: Entry) -> dict[str, Any]:
         return {"input": entry.input, "number": entry.number, "id": self.engine_id, "repr": entry.text}
@@ -361,7 +417,7 @@ class Namespace:
     def reset(self) -> None:
         """Forget all names and begin with `id` again; inputs are numbered on."""
         self.names.clear()
-        self._compiler_flags = 0
+        self._prompt.forget()
         self._seed()
 
     @verb
@@ -404,23 +460,6 @@ class Namespace:
             raise TypeError(f"{name!r} is no function here but of type {type(found).__name__!r}")
         return cast("Callable[..., Any]", found)
 
-    def _evaluate(self, body: CodeType, tail: CodeType | None) -> Any:
-        """Run an input; return its last expression's value. One that awaits anywhere is one coroutine."""
-        # The flag, not the value: an expression may well be a coroutine without the input awaiting anything.
-        if (body.co_flags | (tail.co_flags if tail else 0)) & _CO_COROUTINE:
-            return self._run_coroutine(self._evaluate_in_loop(body, tail))
-        eval(body, self.names)
-        return None if tail is None else eval(tail, self.names)
-
-    async def _evaluate_in_loop(self, body: CodeType, tail: CodeType | None) -> Any:
-        value = None
-        for code in (body, tail):
-            if code is not None:
-                value = eval(code, self.names)
-                if code.co_flags & _CO_COROUTINE:
-                    value = await value
-        return None if tail is None else value
-
 
 def _at(place: str) -> Callable[..., Any]:
     """Return the function with an import path.
@@ -438,27 +477,3 @@ def _at(place: str) -> Callable[..., Any]:
 
 async def _await_each(first: Coroutine[Any, Any, Any], function: Callable[..., Any], rows: Iterable[Any]) -> list[Any]:
     return [await first, *[await function(*row) for row in rows]]
-
-
-@functools.lru_cache(256)
-def _reference(expression: str) -> CodeType:
-    return compile(expression, f"<Reference {expression}>", "eval", dont_inherit=True)
-
-
-def read_program(source: bytes, filename: str) -> str:
-    """Return the text of a file, once it is certain that it is Python; nothing of it is run.
-
-    Raises:
-        SyntaxError: It isn't; the error shows the line.
-    """
-    # Only a client comes here, and a kernel is to start soon.
-    from importlib.util import decode_source
-
-    try:
-        compile(source, filename, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-        return decode_source(source)
-    except (SyntaxError, ValueError) as error:
-        # Of null bytes and a wrong encoding some Pythons don't say which file has them.
-        if getattr(error, "filename", None) is not None:
-            raise
-        raise SyntaxError(str(error), (filename, None, None, None)) from None

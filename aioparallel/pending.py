@@ -5,14 +5,17 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from aioparallel.mapping import Mapping
 from aioparallel.output import Listener
 from aioparallel.portal import Portal
+from aioparallel.receipt import WAITING, Receipt, TaskReply
 from aioparallel.reply import Reply
 
-__all__ = ["PendingResult"]
+__all__ = ["PendingResult", "PendingTask", "Values"]
 
 _PENDING, _CANCELLED, _FINISHED = "PENDING", "CANCELLED", "FINISHED"
 #: Held for the few instructions in which a result finds out whether anybody uses its condition.
@@ -235,3 +238,83 @@ class PendingResult(Reply, concurrent.futures.Future[Any]):
         watcher = self._watcher
         if watcher is not None:
             watcher()
+
+
+class PendingTask(TaskReply, PendingResult):
+    """The future of a task."""
+
+    def wait_receipt(self, timeout: float | None = None) -> Receipt:
+        """Wait until the work of a cancelled task has ended, and return how.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            TimeoutError: It took longer.
+            RuntimeError: The task was not cancelled; or this is a callback, which can't wait.
+            ConnectionLost: Nobody will ever tell.
+        """
+        receipt: Receipt = self._coming_receipt().result(timeout)
+        return receipt
+
+    def cancel(self) -> bool:
+        """Take the task back: it is dropped where it waits, or ended where it runs, whatever that takes.
+
+        It counts as cancelled at once, and stays so. `wait_receipt` tells when the work has really ended, and how.
+        """
+        if self._coming is None:
+            # There before the withdrawal, which may bring it at once.
+            self._coming = PendingResult(self._portal)
+        sent = self._number != 0
+        if not super().cancel():
+            self._coming = None
+            return False
+        if not sent:
+            self.ended_as(WAITING)
+        return True
+
+
+class Values:
+    """The values of a `map`, an iterator. Its end, or that of whoever has it, withdraws what is not done."""
+
+    def __init__(self, portal: Portal, mapping: Mapping, ordered: bool) -> None:
+        self._portal = portal
+        self._mapping = mapping
+        self._ordered = ordered
+        self._ready: deque[Any] = deque()
+
+    def __repr__(self) -> str:
+        return f"<Values of {self._mapping!r}>"
+
+    def __iter__(self) -> Values:
+        return self
+
+    def __next__(self) -> Any:
+        waiting = self._mapping.pending
+        try:
+            while not self._ready and waiting:
+                pending = waiting[0]
+                if not self._ordered:
+                    self._portal.wait(waiting)
+                    pending = next(one for one in waiting if one.done())
+                answer = pending.result()
+                waiting.remove(pending)
+                self._ready.extend(self._mapping.settled(pending, answer))
+        except BaseException:
+            self.close()
+            raise
+        if self._ready:
+            return self._ready.popleft()
+        self.close()
+        raise StopIteration
+
+    def __del__(self) -> None:
+        if self._mapping.pending:
+            # Not here: who knows in the middle of what this is.
+            with contextlib.suppress(RuntimeError):
+                self._portal.post(self._mapping.cancel)
+
+    def close(self) -> None:
+        """Withdraw what is not done. Safe to call twice."""
+        self._ready.clear()
+        self._mapping.cancel()

@@ -8,11 +8,12 @@ from typing import Any
 
 from aioparallel.errors import PluginError
 
-__all__ = ["INTERFACES", "LAUNCHERS", "TRANSPORTS", "load", "names"]
+__all__ = ["INTERFACES", "LAUNCHERS", "SCHEDULERS", "TRANSPORTS", "load", "names"]
 
 INTERFACES = "aioparallel.interfaces"
 TRANSPORTS = "aioparallel.transports"
 LAUNCHERS = "aioparallel.launchers"
+SCHEDULERS = "aioparallel.schedulers"
 
 
 @cache
@@ -30,13 +31,15 @@ def load(group: str, name: str, base: type | None = None) -> Any:
 
     Args:
         group: An entry-point group, such as `INTERFACES`.
-        name: The entry point's name, or "module:Class" for one that is not installed.
+        name: The entry point's name, or "module:Class" for what no package has registered.
         base: The class it must be a subclass of.
 
     Raises:
         PluginError: There is none of that name, it can't be imported, or it isn't a `base`.
     """
-    entry = EntryPoint(name, name, group) if ":" in name else _group(group).get(name)
+    entry = _group(group).get(name)
+    if entry is None and ":" in name:
+        entry = EntryPoint(name, name, group)
     kind = group.rpartition(".")[2].removesuffix("s")
     if entry is None:
         known = ", ".join(names(group)) or "none; is aioparallel installed (pip install aioparallel)?"

@@ -67,7 +67,7 @@ class ProgramCalls:
             OSError: It can't be read.
             SyntaxError: It is not Python; the error shows the line. Nothing was sent.
         """
-        from aioparallel.namespace import read_program
+        from aioparallel.prompt import read_program
 
         path = Path(filename).absolute()
         source = read_program(path.read_bytes(), str(path))

@@ -49,16 +49,16 @@ class _Caller:
 class _Order(Command):
     """What an interface has an engine do."""
 
-    __slots__ = ("between", "call")
+    __slots__ = ("between", "future")
 
     def __init__(self, call: EngineCall, payload: Frame, caller: _Caller, label: bytes, priority: int, between: bool):
         super().__init__(payload, caller, _done, label=label, exclusive=True, priority=priority)
         self.between = between
-        self.call = call
+        self.future = call
 
 
 def _done(order: Any, result: Frame | ParallelError) -> None:
-    order.call.take(result)
+    order.future.take(result)
 
 
 class EngineCall(asyncio.Future[Any]):
@@ -281,7 +281,7 @@ class EngineProxy:
         """A call is no longer wanted."""
         self._engine.cancel(order)
         if order.cancelled and isinstance(order, _Order):
-            self.ended(order.call)  # it had not been sent: nobody will answer it
+            self.ended(order.future)  # it had not been sent: nobody will answer it
 
     def ended(self, call: EngineCall) -> None:
         """A call needs no further care."""

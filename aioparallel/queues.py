@@ -16,7 +16,7 @@ class Command:
 
     Attributes:
         payload: What the engine is to do; opaque here.
-        client: Who asked for it.
+        client: Who asked for it; None: nobody who is still there.
         done: Called once as `done(command, result)`, with what came back or with one of our errors.
         label: What a person reads in `status`: the function's name, or the first line of the code.
         exclusive: Sent only when the engine has nothing else under way, and nothing is sent beside it.
@@ -54,6 +54,12 @@ class Command:
         self.cancelled = False
         self.waiting = False
         self.watched = False
+
+    @property
+    def call(self) -> int:
+        """The number of its client's CALL, under which the client is told what it writes."""
+        number: int = self.payload.id
+        return number
 
     def __repr__(self) -> str:
         state = " cancelled" if self.cancelled else ""

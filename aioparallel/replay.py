@@ -146,7 +146,7 @@ class Recording:
         step.deaths.pop(engine.id, None)
         if isinstance(error, ParallelError):
             self._failed(engine, step, str(error))
-        elif error.code == Status.ERROR:
+        elif error.code in (Status.ERROR, Status.REJECTED):
             # The error itself is packed, and nobody unpacks here: a step also says on stderr what it raises.
             said = outputs(error)[3].strip().splitlines()
             self._failed(engine, step, said[-1] if said else "it raised an error")

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from aioparallel.errors import InvalidDeferredID
 from aioparallel.output import Watch
+from aioparallel.reference import Promise
 from aioparallel.wire import RESULT_META, TRIED, Buffer, Status
 
 __all__ = ["CallInfo", "Reply", "Unread", "what_was_written"]
@@ -66,7 +67,7 @@ class Unread:
         return f"<Unread results{', forgotten' if self.forgotten else ''}>"
 
 
-class Reply:
+class Reply(Promise):
     """The result of a call, on its way or there: what a `Handle` and a `PendingResult` are besides futures.
 
     Attributes:
@@ -137,6 +138,12 @@ class Reply:
         # The controller's own word: about an engine, or about the call as a whole.
         about_engine = engine != 0xFFFF and status != Status.OK
         return CallInfo(engine, self.submitted, None, None, tried + 1, "", "") if about_engine else None
+
+    def arrived(self) -> tuple[Any] | None:
+        """Return the value, in a tuple; None if it is not there, or never will be. It then counts as asked for."""
+        self._ask()
+        good, value = self._value() if self.done() else (False, None)
+        return (value,) if good else None
 
     def add_callback(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Call `f(value, *args, **kwargs)` with the value; what it returns is the value from then on.

@@ -44,6 +44,7 @@ NAMES = {
     "run_file": ("verb", "source", "filename"),
     "get_result": ("verb", "i"),
     "forward_logging": ("verb", "session", "request", "logger", "level"),
+    "perform": ("verb", "task"),
     "end_forwarding": ("verb", "session", "request"),
 }
 
@@ -128,7 +129,7 @@ class QueueStatusList(list[Any]):
 
 def outputs(frame: Frame) -> tuple[float, float, str, str]:
     """Return what a kernel says about a command: when it began, how long it ran, its stdout and stderr."""
-    if frame.code not in (Status.OK, Status.ERROR):
+    if frame.code not in (Status.OK, Status.ERROR, Status.REJECTED):
         return 0.0, 0.0, "", ""
     return what_was_written(frame.header)
 
@@ -143,7 +144,7 @@ def value_of(frame: Frame, method: str = "") -> Any:
         return serializer().unpack(frame.buffers)
     if frame.code == Status.CANCELLED:
         raise CancelledError
-    if frame.code == Status.ERROR:
+    if frame.code in (Status.ERROR, Status.REJECTED):
         error: BaseException = serializer().unpack_error(frame.buffers)
     else:
         error = from_plain(frame.json())

@@ -2,194 +2,432 @@
 
 Rules:
 
-1. A task goes to the engine with the least expected work under way, counted in seconds of running time; among
-   equals to the one that was busy last, whose caches are still warm.
+1. Which task is next: see `waiting`. Which engine it goes to: an idle one if there is any, else one with room; which of
+   those says the policy. Usually it is the one with the least expected work under way, counted in running time;
+   among equals the one that was busy last, whose caches are still warm.
 2. An engine is given more than one task at a time only while what it has is expected to be over within
    `AHEAD` seconds: short tasks wait at the engine, so that it never idles between two; behind a long one,
    or one whose length is not known yet, nothing waits.
 3. The length of a task is expected to be that of earlier tasks with the same label, the longer the more recent.
+4. When an engine is idle and nothing waits for it, what waits at an engine that has answered nothing for `AHEAD`
+   seconds is asked back: the task that it runs is longer than was expected.
+
+Time is counted in whole nanoseconds, so that sums are exact; seconds go in and come out.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
 from heapq import heapify, heappop, heappush
-from math import inf
+from itertools import islice
 from typing import Generic, TypeVar
 
-__all__ = ["LeastLoaded"]
+from aioparallel.lines import Book, Kind, Needs
+from aioparallel.policies import LeastLoaded, Policy
+from aioparallel.reasons import why_placed, why_waiting
+from aioparallel.room import AHEAD, AHEAD_NS, DEPTH, UNKNOWN_NS, Engine, Lengths, charged, measured
+from aioparallel.waiting import Waiting
+
+__all__ = ["AHEAD", "DEPTH", "Needs", "Scheduler"]
 
 T = TypeVar("T", bound=Hashable)
 
-#: Seconds of expected work that may be under way at an engine when it is given one more task.
-AHEAD = 0.004
-#: Most tasks under way at one engine.
-DEPTH = 256
-#: What a task of unknown length is expected to take, seconds.
-UNKNOWN = 1.0
-#: The least that a task is expected to take, seconds: an engine that has one is never as free as an idle one.
-SHORTEST = 1e-6
-#: Labels whose length is remembered.
-LABELS = 1024
 
+class Scheduler(Generic[T]):
+    """A pure machine that gives waiting tasks to engines.
 
-@dataclass(slots=True)
-class _Engine:
-    load: float = 0.0
-    stamp: int = 0
-    tasks: set[object] = field(default_factory=set)
+    It is told what happened, and then asked what to do: `decide`, and after that `recalls`. Tasks and clients are
+    any hashable values, engines are ids. `now` is seconds of a clock that never goes back.
 
-
-class LeastLoaded(Generic[T]):
-    """The default scheduler, a pure machine.
-
-    It is told what happened (`engine_joined`, `engine_left`, `task_added`, `task_done`, `task_removed`) and
-    then asked what to do (`decide`). Tasks are any hashable values, engines are ids.
+    Args:
+        policy: Which engine of several takes a task; `LeastLoaded` if None.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[T] = deque()
-        self._removed: set[T] = set()
-        self._labels: dict[T, bytes] = {}
-        self._placed: dict[T, tuple[int, float]] = {}
-        self._engines: dict[int, _Engine] = {}
-        self._heap: list[tuple[float, int, int]] = []
-        self._seconds: dict[bytes, float] = {}
-        self._stamps = self._joins = 0
+    def __init__(self, policy: Policy | None = None) -> None:
+        self._policy = policy or LeastLoaded()
+        #: The heap of loads knows what this policy would choose, for tasks that may run anywhere.
+        self._by_load = type(self._policy).choose is LeastLoaded.choose
+        self._waiting: Waiting[T] = Waiting(lifo=self._policy.lifo)
+        self._placed: dict[T, Engine[T]] = {}
+        self._engines: dict[int, Engine[T]] = {}
+        #: Engines with room. An entry counts while its stamp is the engine's.
+        self._heap: list[tuple[int, int, Engine[T]]] = []
+        #: Closed books, by the engines that may open them, or by None: any.
+        self._closed: dict[int | None, dict[Book, None]] = {}
+        #: Engines that have more than one task.
+        self._deep: dict[int, Engine[T]] = {}
+        self._lengths = Lengths()
+        self._stamps = self._joins = self._roster = 0
+        self._wake: float | None = None
 
     def __repr__(self) -> str:
-        return f"<LeastLoaded {self.waiting} waiting, {len(self._placed)} on {len(self._engines)} engines>"
+        return f"<Scheduler {self._policy!r}: {self.waiting} waiting, {self.placed} on {len(self._engines)} engines>"
 
     @property
     def waiting(self) -> int:
         """How many tasks no engine has yet."""
-        return len(self._waiting) - len(self._removed)
+        return len(self._waiting.where)
 
     @property
     def placed(self) -> int:
         """How many tasks are at engines."""
         return len(self._placed)
 
+    @property
+    def wake(self) -> float | None:
+        """When `recalls` should be asked again though nothing happens; None: no need."""
+        return self._wake
+
     def expected(self, label: bytes) -> float | None:
-        """Seconds a task of that label is expected to run, or None if nothing is known."""
-        return self._seconds.get(label)
+        """Return the seconds that a task of that label is expected to run, or None if nothing is known."""
+        return self._lengths.seconds(label)
 
-    def engine_joined(self, engine: int) -> None:
-        """An engine is ready for tasks."""
+    def engine_of(self, task: T) -> int | None:
+        """Return the id of the engine that has a task, or None if none has it."""
+        engine = self._placed.get(task)
+        return None if engine is None else engine.id
+
+    def engine_joined(self, engine: int, resources: Mapping[str, float] | None = None) -> None:
+        """An engine is ready for tasks.
+
+        Args:
+            engine: Its id.
+            resources: What it has that tasks may hold: names and amounts.
+
+        Raises:
+            ValueError: An engine with that id is here already.
+        """
+        if engine in self._engines:
+            raise ValueError(f"engine {engine} is here already: it must leave before it joins again")
         self._joins += 1
-        self._engines[engine] = _Engine(stamp=self._joins)
-        heappush(self._heap, (0.0, self._joins, engine))
-
-    def engine_restarted(self, engine: int) -> None:
-        """An engine's kernel died and is followed by a fresh one: among equals it goes last now."""
-        restarted = self._engines.get(engine)
-        if restarted is not None:
-            self._joins += 1
-            restarted.stamp = self._joins
-            heappush(self._heap, (restarted.load, restarted.stamp, engine))
+        joined: Engine[T] = Engine(engine, resources or {}, self._joins)
+        self._engines[engine] = joined
+        heappush(self._heap, (0, self._joins, joined))
+        self._roster_changed()
 
     def engine_left(self, engine: int) -> list[T]:
-        """An engine is gone; return the tasks it had, which are no longer known here."""
+        """An engine is gone; return the tasks it had, in the order of placing. They are no longer known here."""
         left = self._engines.pop(engine, None)
-        tasks: list[T] = list(left.tasks) if left else []  # type: ignore[arg-type]
-        for task in tasks:
+        if left is None:
+            return []
+        self._deep.pop(engine, None)
+        left.stamp = 0
+        for task in left.tasks:
             del self._placed[task]
-            self._labels.pop(task, None)
-        tasks.sort(key=str)
-        return tasks
+        self._roster_changed()
+        return list(left.tasks)
 
-    def task_added(self, task: T, label: bytes = b"") -> None:
-        """A task wants an engine."""
-        self._labels[task] = label
-        if task in self._removed:
-            # It has not been dropped from its old place yet, and must not stand in two.
-            self._removed.discard(task)
+    def engine_paused(self, engine: int) -> None:
+        """An engine's kernel is gone or broken: it is given no tasks, and keeps those it has until they are done."""
+        paused = self._engines.get(engine)
+        if paused is not None and not paused.paused:
+            paused.paused = True
+            paused.stamp = 0
+            self._roster_changed()
+
+    def engine_resumed(self, engine: int) -> None:
+        """An engine has a fresh kernel: among equals it goes last now."""
+        resumed = self._engines.get(engine)
+        if resumed is None:
             return
-        self._waiting.append(task)
+        self._joins += 1
+        resumed.paused = False
+        resumed.stamp = self._joins
+        resumed.candidate = None
+        if resumed.has_room():
+            heappush(self._heap, (resumed.load, resumed.stamp, resumed))
+        self._roster_changed()
+
+    def task_added(
+        self,
+        task: T,
+        *,
+        client: Hashable = None,
+        label: bytes = b"",
+        priority: int = 0,
+        needs: Needs | None = None,
+        again: bool = False,
+    ) -> None:
+        """A task wants an engine.
+
+        Args:
+            task: It must neither wait nor be at an engine.
+            client: Whose it is; clients take turns.
+            label: Tasks of one label are expected to take as long.
+            priority: Higher goes first, whoever's it is.
+            needs: Where it may run; None: anywhere.
+            again: Whether it was at an engine before: it goes before this client's others of that priority.
+
+        Raises:
+            ValueError: It waits or is placed already.
+        """
+        if task in self._waiting.where or task in self._placed:
+            raise ValueError(f"{task!r} is here already: it must be done or removed before it is added again")
+        self._waiting.add(task, client, label, priority, needs, again)
 
     def task_done(self, task: T, seconds: float | None = None) -> None:
         """A task is no longer at its engine; `seconds` is its running time if it ran to its end.
 
         Nothing happens for a task that is at none: it may wait again after its engine left.
         """
-        placed = self._placed.pop(task, None)
-        if placed is None:
+        engine = self._placed.pop(task, None)
+        if engine is None:
             return
-        label = self._labels.pop(task, b"")
-        engine_id, expectation = placed
-        engine = self._engines[engine_id]
-        engine.tasks.discard(task)
-        engine.load = engine.load - expectation if engine.tasks else 0.0
-        self._touch(engine_id, engine)
-        # Kernels measure it, and what they say may be no time at all.
-        if seconds is not None and 0.0 <= seconds < inf:
-            self._learn(label, max(seconds, SHORTEST))
+        kind, expectation = engine.tasks.pop(task)
+        engine.load -= expectation
+        engine.quiet = None
+        if len(engine.tasks) == 1:
+            del self._deep[engine.id]
+        self._touch(engine)
+        book = kind.line.book
+        if book.needs is not None and book.needs.resources:
+            engine.hold(book.needs, -1)
+        if self._closed:
+            self._room_at(engine)
+        length = measured(seconds)
+        if length is not None:
+            if length != expectation:
+                self._waiting.charge(kind.line.client, length - charged(expectation))
+            self._lengths.learn(kind.label, length)
+        elif task in engine.asked:
+            self._waiting.charge(kind.line.client, -charged(expectation))
+        if engine.asked:
+            engine.asked.discard(task)
 
     def task_removed(self, task: T) -> bool:
         """Forget a waiting task; False if it does not wait (any more)."""
-        if task in self._placed or task not in self._labels:
+        kind = self._waiting.remove(task)
+        if kind is None:
             return False
-        del self._labels[task]
-        self._removed.add(task)
+        book = kind.line.book
+        if book.closed and not book.levels:
+            self._open(book)
         return True
 
-    def decide(self) -> list[tuple[T, int]]:
-        """Return which waiting tasks go to which engine now."""
-        decisions: list[tuple[T, int]] = []
-        waiting = self._waiting
-        if not waiting:
-            return decisions
-        while waiting:
-            task = waiting[0]
-            if self._removed and task in self._removed:
-                self._removed.discard(task)
-                waiting.popleft()
-                continue
-            engine_id = self._roomiest()
-            if engine_id is None:
-                break
-            waiting.popleft()
-            expectation = self._seconds.get(self._labels[task], UNKNOWN)
-            engine = self._engines[engine_id]
-            engine.load += expectation
-            engine.tasks.add(task)
-            self._placed[task] = engine_id, expectation
-            self._touch(engine_id, engine)
-            decisions.append((task, engine_id))
-        return decisions
+    def task_changed(self, task: T, needs: Needs | None) -> None:
+        """A waiting task's needs are others now; it goes before its client's others of that priority.
 
-    def _roomiest(self) -> int | None:
-        """Return the engine with the least load if it has room for one more."""
-        heap = self._heap
-        while heap:
-            load, stamp, engine_id = heap[0]
-            engine = self._engines.get(engine_id)
-            if engine is None or engine.stamp != stamp:
+        Nothing happens for a task that does not wait.
+        """
+        kind = self._waiting.where.get(task)
+        if kind is not None and kind.line.book.needs != needs:
+            line = kind.line
+            self.task_removed(task)
+            self._waiting.add(task, line.key, kind.label, line.priority, needs, True)
+
+    def client_paused(self, client: Hashable) -> None:
+        """A client does not read: its tasks wait, and let others pass."""
+        self._waiting.pause(client)
+
+    def client_resumed(self, client: Hashable) -> None:
+        """A client reads again: its tasks take their turns."""
+        self._waiting.resume(client)
+
+    def client_left(self, client: Hashable) -> None:
+        """A client is gone: its turns are forgotten. Tasks that wait in its name go on."""
+        self._waiting.forget(client)
+
+    def trim(self) -> None:
+        """Let go of memory that tasks took which wait no more."""
+        self._waiting.trim()
+
+    def decide(self, now: float) -> list[tuple[T, int]]:
+        """Return which waiting tasks go to which engine now; they count as placed.
+
+        Raises:
+            Exception: What a policy of one's own raises, or ValueError if it chose what it was not offered. No decision
+                is lost by that: those made before are returned, and the next call raises.
+        """
+        decisions: list[tuple[T, int]] = []
+        waiting, heap = self._waiting, self._heap
+        while waiting.where and heap:
+            _, stamp, engine = heap[0]
+            if stamp != engine.stamp:
                 heappop(heap)
                 continue
-            if not engine.tasks or (load <= AHEAD and len(engine.tasks) < DEPTH):
-                return engine_id
-            return None
-        return None
+            line = waiting.first()
+            if line is None:
+                break
+            book = line.book
+            if book.needs is not None or not self._by_load:
+                try:
+                    chosen = self._choose(book)
+                except Exception:
+                    if decisions:
+                        break
+                    raise
+                if chosen is None:
+                    self._close(book)
+                    continue
+                engine = chosen
+            task, kind = waiting.take(line)
+            self._place(task, kind, engine, now)
+            decisions.append((task, engine.id))
+        return decisions
 
-    def _touch(self, engine_id: int, engine: _Engine) -> None:
-        """Note that an engine's load changed; entries of the heap with an old stamp count for nothing."""
+    def recalls(self, now: float) -> list[tuple[T, int]]:
+        """Return which tasks to ask back from which engines, for others are idle; each is asked for once.
+
+        To be asked after `decide`, when no idle engine can take what waits. Whoever gets a task back says
+        `task_done`, then `task_added(…, again=True)`.
+        """
+        self._wake = None
+        recalled: list[tuple[T, int]] = []
+        idle = self._idle() if self._deep else []
+        for engine in self._deep.values() if idle else ():
+            later = self._recallable(engine, idle)
+            if not later:
+                continue
+            if engine.quiet is None:
+                engine.quiet = now
+            elif engine.quiet + AHEAD <= now:
+                # Not all at once: it may be about to answer, and has to ask for more then.
+                later = later[: (len(later) + 1) // 2]
+                recalled += [(task, engine.id) for task in later]
+                engine.asked.update(later)
+                engine.quiet = now
+                self._surprised(engine)
+            due = engine.quiet + AHEAD
+            self._wake = due if self._wake is None else min(self._wake, due)
+        return recalled
+
+    def why(self, task: T) -> str:
+        """Return in one clause why a task is not running, or where it is."""
+        engine = self._placed.get(task)
+        if engine is not None:
+            return why_placed(task, engine)
+        kind = self._waiting.where.get(task)
+        if kind is None:
+            return "it neither waits nor is at an engine"
+        return why_waiting(task, kind.line, self._waiting, self._engines, self._candidates(kind.line.book))
+
+    def _place(self, task: T, kind: Kind, engine: Engine[T], now: float) -> None:
+        line = kind.line
+        expectation = self._lengths.expected(kind.label)
+        under_way = len(engine.tasks)
+        if not under_way:
+            engine.quiet = now
+        elif under_way == 1:
+            self._deep[engine.id] = engine
+        engine.tasks[task] = kind, expectation
+        engine.load += expectation
+        self._placed[task] = engine
+        if self._heap[0][2] is engine:
+            heappop(self._heap)
+        self._touch(engine)
+        needs = line.book.needs
+        if needs is not None and needs.resources:
+            engine.hold(needs, 1)
+        self._waiting.charge(line.client, AHEAD_NS if expectation == UNKNOWN_NS else expectation)
+
+    def _touch(self, engine: Engine[T]) -> None:
+        """Note that an engine's load changed; entries of the heap with an old stamp count for nothing.
+
+        One without room is not in the heap: it comes back when it has less to do.
+        """
         # Ever smaller: among equals the one that was busy last goes first, for its caches are still warm.
-        self._stamps -= 1
-        engine.stamp = self._stamps
-        if len(self._heap) > 64 + 8 * len(self._engines):
-            self._heap = [(e.load, e.stamp, i) for i, e in self._engines.items() if e is not engine]
-            heapify(self._heap)
-        heappush(self._heap, (engine.load, engine.stamp, engine_id))
+        stamp = self._stamps = self._stamps - 1
+        engine.stamp = stamp
+        load, tasks = engine.load, len(engine.tasks)
+        if (tasks and (load > AHEAD_NS or tasks >= DEPTH)) or engine.paused:
+            return
+        heap = self._heap
+        if len(heap) > 64 + 8 * len(self._engines):
+            heap[:] = [entry for entry in heap if entry[1] == entry[2].stamp]
+            heapify(heap)
+        heappush(heap, (load, stamp, engine))
 
-    def _learn(self, label: bytes, seconds: float) -> None:
-        """Remember how long a task of that label took: at once when longer, slowly when shorter."""
-        known = self._seconds.get(label)
-        if known is None:
-            if len(self._seconds) >= LABELS:
-                del self._seconds[next(iter(self._seconds))]
-            self._seconds[label] = seconds
-        else:
-            self._seconds[label] = seconds if seconds > known else known + (seconds - known) * 0.2
+    def _idle(self) -> list[Engine[T]]:
+        """Return the engines that have nothing to do; usually it is clear at once that there are none."""
+        heap = self._heap
+        while heap and heap[0][1] != heap[0][2].stamp:
+            heappop(heap)
+        if not heap or heap[0][2].tasks:
+            return []
+        return [engine for engine in self._engines.values() if not engine.tasks and not engine.paused]
+
+    def _candidates(self, book: Book) -> list[Engine[T]]:
+        """Return the engines that may run a book's tasks, in the order in which they joined."""
+        if book.roster != self._roster:
+            engines = [engine for engine in self._engines.values() if not engine.paused and engine.may_run(book.needs)]
+            if book.needs is not None and book.needs.rather_not:
+                engines = [engine for engine in engines if engine.id not in book.needs.rather_not] or engines
+            book.candidates, book.roster = engines, self._roster
+        return book.candidates
+
+    def _choose(self, book: Book) -> Engine[T] | None:
+        """Return the engine that takes a book's next task, or None if none of those that may has room.
+
+        It looks at each of them; tasks without needs of their own don't come here under the usual policy.
+        """
+        free = [engine for engine in self._candidates(book) if engine.has_room() and engine.spare(book.needs)]
+        free = [engine for engine in free if not engine.tasks] or free
+        if not free:
+            return None
+        if self._by_load:
+            return min(free, key=lambda engine: (engine.load, engine.stamp))
+        chosen = self._policy.choose([engine.view() for engine in free])
+        for engine in free:
+            if engine.candidate is chosen:
+                return engine
+        raise ValueError(f"{self._policy!r} chose {chosen!r}, which is none of the candidates it was offered")
+
+    def _recallable(self, engine: Engine[T], idle: list[Engine[T]]) -> list[T]:
+        """Return what an engine has not come to and an idle one may take, the last first."""
+        later = [
+            task
+            for task, (kind, _) in islice(engine.tasks.items(), 1, None)
+            if task not in engine.asked and self._may_take(idle, kind.line.book)
+        ]
+        return later[::-1]
+
+    def _may_take(self, idle: list[Engine[T]], book: Book) -> bool:
+        if book.needs is None:
+            return True
+        candidates = self._candidates(book)
+        return any(engine in candidates and engine.spare(book.needs) for engine in idle)
+
+    def _surprised(self, engine: Engine[T]) -> None:
+        """What an engine runs is longer than was expected: nothing more is to wait behind it."""
+        task, (kind, expectation) = next(iter(engine.tasks.items()))
+        if expectation < UNKNOWN_NS:
+            engine.tasks[task] = kind, UNKNOWN_NS
+            engine.load += UNKNOWN_NS - expectation
+            self._waiting.charge(kind.line.client, charged(UNKNOWN_NS) - charged(expectation))
+            self._touch(engine)
+
+    def _close(self, book: Book) -> None:
+        """No engine can take a book's tasks now: pass it over until one may."""
+        self._waiting.close(book)
+        for key in _keys(book):
+            self._closed.setdefault(key, {})[book] = None
+
+    def _open(self, book: Book) -> None:
+        for key in _keys(book):
+            books = self._closed[key]
+            del books[book]
+            if not books:
+                del self._closed[key]
+        self._waiting.reopen(book)
+
+    def _room_at(self, engine: Engine[T]) -> None:
+        """An engine has less to do: open the books whose tasks it may run."""
+        if engine.paused or not engine.has_room():
+            return
+        for key in (engine.id, None):
+            for book in list(self._closed.get(key, ())):
+                if engine.may_run(book.needs):
+                    self._open(book)
+
+    def _roster_changed(self) -> None:
+        """Engines came, went or paused: who may run what is to be found out anew."""
+        self._roster += 1
+        for book in dict.fromkeys(book for books in self._closed.values() for book in books):
+            self._open(book)
+
+
+def _keys(book: Book) -> list[int | None]:
+    """Return the ids of the engines that may open a closed book, or None for any."""
+    if book.needs is None or book.needs.engines is None:
+        return [None]
+    return [*sorted(book.needs.engines)] or [None]

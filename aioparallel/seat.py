@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from aioparallel.deaths import Deaths
 from aioparallel.errors import EngineDied, OperationError, ParallelError, to_plain
 from aioparallel.kernels import Kernel, MakeKernel
+from aioparallel.ladder import Ladder
 from aioparallel.process import describe_exit
-from aioparallel.wire import NO_ENGINE, OUTPUT_META, Frame, KernelCall, Kind, News, Sendable, Status, encode
+from aioparallel.watching import Watched
+from aioparallel.wire import NO_ENGINE, Frame, KernelCall, Kind, News, Sendable, Status, encode
 
-__all__ = ["Answer", "Deaths", "Seat", "SeatHost"]
+__all__ = ["Answer", "Seat", "SeatHost"]
 
 logger = logging.getLogger(__name__)
 
@@ -73,43 +75,12 @@ class SeatHost(Protocol):
         ...
 
 
-class Deaths:
-    """How long to wait before the next kernel: not at all, then longer and longer, and in the end for ever.
-
-    Only kernels that never answered a command count, and only within `window`: one that works and is killed now and
-    then is not broken.
-
-    Args:
-        first: Seconds to wait after the second death in a row; doubled at each further one.
-        longest: Seconds to wait at most.
-        many: So many in a row …
-        window: … within so many seconds, and the seat is broken.
-    """
-
-    def __init__(self, *, first: float = 0.1, longest: float = 30.0, many: int = 5, window: float = 60.0) -> None:
-        self._first = first
-        self._longest = longest
-        self._window = window
-        self._times: deque[float] = deque(maxlen=many)
-        self._row = 0
-
-    def __repr__(self) -> str:
-        return f"<Deaths: {self._row} in a row>"
-
-    def died(self, now: float, *, worked: bool) -> float | None:
-        """Take note of a death at `now`; return the seconds to wait, or None if it is broken."""
-        if worked:
-            self.forget()
-        self._times.append(now)
-        self._row += 1
-        if len(self._times) == self._times.maxlen and now - self._times[0] <= self._window:
-            return None
-        return 0.0 if self._row == 1 else min(self._longest, self._first * 2.0 ** min(self._row - 2, 30))
-
-    def forget(self) -> None:
-        """Begin again."""
-        self._times.clear()
-        self._row = 0
+def _until(last: int | None, numbers: Iterable[int]) -> Iterator[int]:
+    """Yield numbers up to that one."""
+    for number in numbers:
+        yield number
+        if number == last:
+            return
 
 
 class Seat:
@@ -119,6 +90,13 @@ class Seat:
     it dies, what it had not answered is answered for, and a fresh one is started. Commands that the controller sent
     before it knew of the fresh one are returned: it may want others to go first.
 
+    Args:
+        number: Which seat of the host this is.
+        make: Makes a kernel.
+        path: What goes to the front of its `sys.path`.
+        host: Who is told.
+        grace: Seconds for a command that is to end, after an interrupt, and again after SIGTERM.
+
     Attributes:
         number: Which seat of the host this is.
         engine: The id given by the controller, or None before it has joined.
@@ -127,7 +105,7 @@ class Seat:
         state: "starting", "up", "working", "broken" or "closed".
     """
 
-    def __init__(self, number: int, make: MakeKernel, path: Sequence[str], host: SeatHost) -> None:
+    def __init__(self, number: int, make: MakeKernel, path: Sequence[str], host: SeatHost, *, grace: float) -> None:
         self.number = number
         self.engine: int | None = None
         self.announced = 0
@@ -145,10 +123,12 @@ class Seat:
         self._why_broken = ""
         #: The commands that the kernel has, and what holds their payload if that lies in shared memory.
         self._unanswered: dict[int, Any] = {}
+        #: Those of them that will not begin: the controller has their answer.
+        self._withdrawn: set[int] = set()
+        self._ladder = Ladder(grace)
         #: The first command that may be meant for this kernel.
         self._first = 0
-        #: Commands of which somebody wants to know what they write: how much of stdout and stderr has been told.
-        self._watched: dict[int, list[int]] = {}
+        self._watched = Watched()
         #: Sessions that are gone: the kernel has been told, and may not have read it.
         self._forgotten: set[int] = set()
         self._restarts: list[Answer] = []
@@ -177,7 +157,7 @@ class Seat:
         except OSError as error:
             self._dead(f"it can't be started: {error.strerror or error}", "")
             return
-        self._kernel = kernel
+        self._kernel = self._ladder.kernel = kernel
         self.pid = kernel.pid
         if self._host.reading_paused:
             kernel.pause_reading()
@@ -225,20 +205,20 @@ class Seat:
     def _ended(self, returncode: int, output: str) -> None:
         """The kernel has ended, and everything it sent has been passed on."""
         assert self._kernel is not None
-        running = self._kernel.running
+        running, latest = self._kernel.running, self._kernel.latest
         while self._tell_output():
             pass
         self._kernel = None
         self._forgotten.clear()
+        if self._ladder.is_ending and not self._reason:
+            self._restarting, self._reason = True, "restarted to end what it ran"
         reason = self._reason or describe_exit(returncode)
         self._reason = ""
         # Before the answers, so that the controller sends nothing more on their account.
         if self.state != "closed":
             event = "kernel_restarting" if self._restarting else "kernel_died"
             self._host.notify(event, self, reason=reason, output=output)
-        for number in self._unanswered:
-            self._fault(number, reason, output, running=number == running)
-        self._unanswered.clear()
+        self._answer_for(running, latest, reason, output)
         if self.state == "closed":
             self._left()
             return
@@ -248,6 +228,22 @@ class Seat:
             self.start()
         else:
             self._dead(reason, output)
+
+    def _answer_for(self, running: int | None, latest: int | None, reason: str, output: str) -> None:
+        """Answer what the kernel can answer no more."""
+        if self._ladder.doomed is not None:
+            running, latest = None, self._ladder.doomed
+        # They run in this order, so those before the latest are done, and their answers were on the way.
+        begun = set(_until(latest, self._unanswered)) if latest in self._unanswered else set()
+        for number in self._unanswered:
+            error = self._ladder.verdict(number, self.engine)
+            if error is not None:
+                self._refuse(number, error)
+            elif number not in self._withdrawn:
+                self._fault(number, reason, output, running=number == running, begun=number in begun)
+        self._unanswered.clear()
+        self._withdrawn.clear()
+        self._ladder.kernel_ended()
 
     def _dead(self, reason: str, output: str) -> None:
         """Start the next one, soon or never."""
@@ -290,25 +286,57 @@ class Seat:
                 self._host.seat_busy()
             self._unanswered[number] = frame.segment
             if frame.segment is None:
-                kernel.send(frame.forward(Kind.COMMAND, number))
+                kernel.send(frame.forward(Kind.COMMAND, number, code=frame.code))
             else:
-                kernel.send(frame.forward(Kind.COMMAND, number, shares=kernel.shares))
-        elif self.state == "broken":
-            self._fault(
-                frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "", running=False
-            )
+                kernel.send(frame.forward(Kind.COMMAND, number, code=frame.code, shares=kernel.shares))
+            if self._ladder:
+                self._ladder.oldest(next(iter(self._unanswered)))
+            return
+        self._ladder.verdict(number, self.engine)
+        if self.state == "broken":
+            self._fault(frame.id, f"its kernels keep dying, {self._why_broken}; restart it to try again", "")
         elif self.state != "closed":
             self._host.send(encode(Kind.RESULT, number, code=Status.RETURNED, engine=frame.engine))
 
+    def limit(self, number: int, seconds: float) -> None:
+        """A command that is about to come may run for so long."""
+        self._ladder.limits[number] = seconds
+
     def cancel(self, number: int) -> None:
         """Withdraw a command; one that runs is interrupted."""
-        if number in self._unanswered and self._kernel is not None:
-            self._kernel.cancel(number)
+        if number not in self._unanswered:
+            self._ladder.verdict(number, self.engine)  # it will never come
+        elif self.recall(number) and self._kernel is not None:
+            self._kernel.interrupt(number)
+
+    def end(self, number: int) -> None:
+        """Withdraw a command; one that runs is ended, whatever that takes."""
+        if self.recall(number):
+            self._ladder.end(number)
+
+    def recall(self, number: int) -> bool:
+        """Withdraw a command unless it has begun; return whether it runs.
+
+        One that will not begin is answered for at once: a kernel that runs something long would not, until that ends.
+        """
+        kernel = self._kernel
+        if kernel is None or number not in self._unanswered or number in self._withdrawn:
+            return False
+        kernel.withdraw(number)
+        latest = kernel.latest
+        # They run in this order. The latest may be about to begin, and be withdrawn in time: then the kernel says so.
+        if latest not in self._unanswered or number not in _until(latest, self._unanswered):
+            self._withdrawn.add(number)
+            self._ladder.verdict(number, self.engine)
+            self._watched.end(number)
+            engine = NO_ENGINE if self.engine is None else self.engine
+            self._host.send(encode(Kind.RESULT, number, code=Status.CANCELLED, engine=engine))
+        return kernel.running == number
 
     def watch(self, number: int) -> None:
         """Tell what a command writes, from its beginning on, while it runs."""
         if number in self._unanswered:
-            self._watched[number] = [0, 0]
+            self._watched.begin(number)
             self._tell_output()
             self._host.seat_watched()
 
@@ -323,8 +351,12 @@ class Seat:
         if self._kernel is None or not self._unanswered:
             return False
         running = self._kernel.running
-        # What the kernel says, unless it has not come to the oldest yet, or its answer is on the way.
-        self._kernel.interrupt(running if running in self._unanswered else next(iter(self._unanswered)))
+        if running not in self._unanswered:
+            # It has not come to the oldest yet, or its answer is on the way.
+            running = next((number for number in self._unanswered if number not in self._withdrawn), None)
+        if running is None:
+            return False
+        self._kernel.interrupt(running)
         return True
 
     def restart(self, answer: Answer) -> None:
@@ -369,12 +401,19 @@ class Seat:
         engine = NO_ENGINE if self.engine is None else self.engine
         for frame in frames:
             if frame.kind == Kind.RESULT:
-                if frame.id in self._unanswered:
+                if self._withdrawn and frame.id in self._withdrawn:
+                    self._withdrawn.discard(frame.id)
                     del self._unanswered[frame.id]
-                    forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
-                    pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
+                elif frame.id in self._unanswered:
+                    del self._unanswered[frame.id]
+                    error = self._ladder.answered(frame, self.engine) if self._ladder else None
+                    if error is not None:
+                        pieces += self._refusal(frame.id, error)
+                    else:
+                        forward = frame.forward if frame.segment is None else partial(self._host.forward, frame)
+                        pieces += forward(Kind.RESULT, frame.id, code=frame.code, engine=engine)
                     if self._watched:
-                        self._watched.pop(frame.id, None)
+                        self._watched.end(frame.id)
                 else:
                     self._forgotten.discard(frame.id)
             elif frame.kind == Kind.NOTICE and frame.code == News.RECORD:
@@ -382,18 +421,28 @@ class Seat:
                     pieces += frame.forward(Kind.NOTICE, frame.id, code=frame.code, engine=engine)
             elif frame.kind == Kind.NOTICE and self.state == "starting":
                 self._up(frame.json())
+        if self._ladder:
+            self._ladder.oldest(next(iter(self._unanswered), None))
         if pieces:
             self._worked = True
             self._host.send(pieces)
 
-    def _fault(self, number: int, reason: str, output: str, *, running: bool) -> None:
-        self._watched.pop(number, None)
-        when = "while it ran this" if running else "before it ran this"
+    def _fault(self, number: int, reason: str, output: str, *, running: bool = False, begun: bool = False) -> None:
+        when = "while it ran this" if running else "with the result of this" if begun else "before it ran this"
         text = f"engine {self.engine} died {when} ({reason}); what was in its namespace is lost"
-        error = EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running)
+        error = EngineDied(text, engine_id=self.engine, reason=reason, output=output, running=running, begun=begun)
+        self._refuse(number, error)
+
+    def _refuse(self, number: int, error: ParallelError) -> None:
+        self._watched.end(number)
+        self._host.send(self._refusal(number, error))
+
+    def _refusal(self, number: int, error: ParallelError) -> list[Sendable]:
+        """Return one of our errors as the answer to a command."""
         engine = NO_ENGINE if self.engine is None else self.engine
-        header = json.dumps(to_plain(error)).encode()
-        self._host.send(encode(Kind.RESULT, number, code=Status.FAULT, engine=engine, header=header))
+        return encode(
+            Kind.RESULT, number, code=Status.FAULT, engine=engine, header=json.dumps(to_plain(error)).encode()
+        )
 
     def pause_reading(self) -> None:
         """Leave what the kernel says where it is."""
@@ -420,18 +469,10 @@ class Seat:
 
     def _tell_output(self) -> bool:
         """Tell what the watched command that runs has written since the last time; return whether that was anything."""
-        kernel, engine = self._kernel, self.engine
-        number = None if kernel is None else kernel.running
-        told = self._watched.get(number) if number is not None else None
         # A controller that takes no more for now is not waited for: it is all in the result.
-        if kernel is None or number is None or told is None or engine is None or self._host.reading_paused:
+        if self._kernel is None or self.engine is None or not self._watched or self._host.reading_paused:
             return False
-        found = False
-        for stream, code in enumerate((News.STDOUT, News.STDERR)):
-            data = kernel.read_output(number, stream, told[stream])
-            if data:
-                found = True
-                header = OUTPUT_META.pack(told[stream])
-                told[stream] += len(data)
-                self._host.send(encode(Kind.NOTICE, number, code=code, engine=engine, header=header, buffers=[data]))
-        return found
+        pieces = self._watched.look(self._kernel, self.engine)
+        if pieces:
+            self._host.send(pieces)
+        return bool(pieces)

@@ -12,18 +12,17 @@ the version of Python that compiled it; another one refuses it in words, before 
 from __future__ import annotations
 
 import functools
-import json
 import marshal
 import pickle
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from types import CellType, CodeType, FunctionType, WrapperDescriptorType
+from types import CellType, CodeType, FunctionType
 from typing import Any, TypeAlias
 
 from aioparallel.capture import PYTHON, Codec, Description, Template, describe, importable
-from aioparallel.errors import DeserializationError, RemoteError, SerializationError, text_of
+from aioparallel.errors import DeserializationError, SerializationError, text_of
 from aioparallel.rebinding import Rebinding, make_function
-from aioparallel.reference import Unresolved
+from aioparallel.reference import Outcome, Promise, Unresolved
 
 __all__ = ["Buffer", "pack", "pack_error", "register_reducer", "unpack", "unpack_error"]
 
@@ -31,7 +30,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 OUT_OF_BAND = 16 * 1024
 IDLE_PICKLERS = 4
-LONGEST_TEXT = 256 * 1024
+#: Whose instances plain pickle must not take as they come: one question for both, as it is asked of every object.
+_PARTICULAR = (type, Promise)
 
 
 class _NeedsCapture(Exception):
@@ -58,8 +58,11 @@ class _Parts:
 class _Packer(pickle.Pickler):
     """Plain pickle in C, except for functions and classes without an import path."""
 
+    __slots__ = ("captured", "outcomes", "parts")
+
     def __init__(self) -> None:
         self.parts = _Parts()
+        self.outcomes: list[Promise] | None = None
         self.captured: list[Description] = []
         super().__init__(self.parts, 5, buffer_callback=self.parts.keep)
 
@@ -79,13 +82,18 @@ class _Packer(pickle.Pickler):
                 raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
             self.captured.append(description)
             return _make, (description.blob,)
-        if (kind is type or issubclass(kind, type)) and obj.__module__ != "builtins" and not importable(obj):
-            raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
+        if kind is type or issubclass(kind, _PARTICULAR):
+            if issubclass(kind, Promise):
+                return _promised(obj, self.outcomes)
+            if obj.__module__ != "builtins" and not importable(obj):
+                raise _NeedsCapture(f"it needs {_called(obj)}, which has no import path")
         return NotImplemented
 
 
 class _Rebinder(_Packer):
     """Plain pickle for functions that leave their globals behind."""
+
+    __slots__ = ("_rebinding",)
 
     def __init__(self, rebinding: Rebinding) -> None:
         super().__init__()
@@ -129,7 +137,13 @@ _MAKE = b"caioparallel.serialize\n_make\nB"
 _CODEC = Codec(functools.partial(pickle.dumps, protocol=5), pickle.loads, marshal.dumps, marshal.loads)
 
 
-def pack(obj: Any, *, name: str | Sequence[str] = "value", rebind: Collection[FunctionType] = ()) -> list[Buffer]:
+def pack(
+    obj: Any,
+    *,
+    name: str | Sequence[str] = "value",
+    rebind: Collection[FunctionType] = (),
+    outcomes: list[Promise] | None = None,
+) -> list[Buffer]:
     """Turn an object into buffers that `unpack` takes.
 
     Buffers after the first may be views of memory that belongs to `obj`: change nothing there until they are sent.
@@ -138,6 +152,8 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value", rebind: Collection[Fu
         obj: What to pack.
         name: What to call it in an error; or one name for each of its items, if it is a tuple.
         rebind: Functions in it that take on the names of the engine they arrive in as their globals (`Rebinding`).
+        outcomes: An empty list, for a call that may wait for futures: takes each that is met anywhere in it, once, and
+            `Outcome(i)` goes in the place of the i-th. One whose value is there already is left out, and that goes.
 
     Raises:
         SerializationError: It, or something in it, can't be sent; the text names the path to it.
@@ -145,15 +161,18 @@ def pack(obj: Any, *, name: str | Sequence[str] = "value", rebind: Collection[Fu
     if rebind:
         return _pack_rebound(obj, name, Rebinding(rebind, marshal.dumps))
     if type(obj) is tuple and len(obj) == 4 and obj[3] == {} and type(obj[1]) is FunctionType:
-        call = _pack_call(*obj[:3])
+        call = _pack_call(*obj[:3], outcomes)
         if call is not None:
             return [call]
     packer = _idle.pop() if _idle else _Packer()
     parts = packer.parts.pieces
+    if outcomes is not None:
+        outcomes.clear()
+        packer.outcomes = outcomes
     try:
         packer.dump(obj)
     except Exception as error:
-        return _pack_whole(obj, name, error)
+        return _pack_whole(obj, name, error, outcomes=outcomes)
     buffers = parts[:] if len(parts) == 1 else _assemble(parts)
     _reuse(packer)
     return buffers
@@ -168,7 +187,7 @@ def _pack_rebound(obj: Any, name: str | Sequence[str], rebinding: Rebinding) -> 
     return _assemble(packer.parts.pieces)
 
 
-def _pack_call(verb: Any, function: FunctionType, args: Any) -> bytes | None:
+def _pack_call(verb: Any, function: FunctionType, args: Any, outcomes: list[Promise] | None) -> bytes | None:
     """Pack `(verb, function, args, {})`, or return None if that takes more than small arguments and a description.
 
     The first two are the same from call to call, so their part of the stream is kept; it memoizes nothing, so the
@@ -195,6 +214,8 @@ def _pack_call(verb: Any, function: FunctionType, args: Any) -> bytes | None:
         )
     packer = _idle.pop() if _idle else _Packer()
     parts = packer.parts.pieces
+    if outcomes is not None:
+        packer.outcomes = outcomes
     try:
         packer.dump(args)
     except Exception:
@@ -210,6 +231,7 @@ def _pack_call(verb: Any, function: FunctionType, args: Any) -> bytes | None:
 def _reuse(packer: _Packer) -> None:
     parts = packer.parts.pieces
     if len(_idle) < IDLE_PICKLERS and len(parts) == 1:
+        packer.outcomes = None
         packer.clear_memo()
         packer.captured.clear()
         parts.clear()
@@ -222,7 +244,7 @@ def unpack(buffers: Sequence[Buffer]) -> Any:
     Raises:
         DeserializationError: It can't be rebuilt here; the text holds the original reason.
         SerializationError: It holds code captured by another version of Python.
-        Unresolved: It holds a `Reference`, and that raised (in an engine only).
+        Unresolved: It holds a `Reference` or an `Outcome`, and that raised (in an engine only).
     """
     try:
         if len(buffers) == 1:
@@ -285,6 +307,27 @@ def _assemble(parts: list[Any], prefix: bytes = b"") -> list[Buffer]:
     return [b"".join((prefix, *stream)), *buffers]
 
 
+# --- futures in a call ----------------------------------------------------------------------------------------------
+
+
+def _promised(promise: Promise, outcomes: list[Promise] | None) -> tuple[Any, ...]:
+    """Return how a pickler is to write a future."""
+    if outcomes is None:
+        raise SerializationError(
+            "it is a result on its way: await it (or ask for its `.r`) and send the value; or give it to a task, which "
+            "waits for it: tc.submit(f, result)"
+        )
+    arrived = promise.arrived()
+    if arrived is not None:
+        return _itself, arrived
+    outcomes.append(promise)
+    return Outcome(len(outcomes) - 1).__reduce__()
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
 # --- captured code --------------------------------------------------------------------------------------------------
 
 
@@ -323,10 +366,13 @@ def _capturer() -> Any:
     class Capturer(cloudpickle.Pickler):  # type: ignore[misc]
         tied = False
         rebinding: Rebinding | None = None
+        outcomes: list[Promise] | None = None
 
         def reducer_override(self, obj: Any) -> Any:
             if _reducers and type(obj) in _reducers:
                 return _reducers[type(obj)](obj)
+            if issubclass(type(obj), Promise):
+                return _promised(obj, self.outcomes)
             if self.rebinding is not None:
                 reduced = self.rebinding.reduce(obj, _rebound)
                 if reduced is not NotImplemented:
@@ -340,7 +386,7 @@ def _capturer() -> Any:
     return Capturer
 
 
-def _capture(obj: Any, error: Exception, rebinding: Rebinding | None) -> list[Buffer]:
+def _capture(obj: Any, error: Exception, rebinding: Rebinding | None, outcomes: list[Promise] | None) -> list[Buffer]:
     """Pack with everything captured what failed with `error` without."""
     if isinstance(error, RecursionError):
         raise error
@@ -354,6 +400,9 @@ def _capture(obj: Any, error: Exception, rebinding: Rebinding | None) -> list[Bu
     parts = _Parts()
     capturer = capturer_class(parts, 5, buffer_callback=parts.keep)
     capturer.rebinding = rebinding
+    if outcomes is not None:
+        outcomes.clear()
+        capturer.outcomes = outcomes
     capturer.dump(obj)
     # Code runs or crashes before anyone can look at it, so its version is checked by the very first opcodes.
     check = b"\x80\x05caioparallel.serialize\n_require_python\nK%cK%c\x86R0" % PYTHON if capturer.tied else b""
@@ -369,32 +418,41 @@ def _called(obj: Any) -> str:
 
 
 def _pack_whole(
-    obj: Any, name: str | Sequence[str], error: Exception, rebinding: Rebinding | None = None
+    obj: Any,
+    name: str | Sequence[str],
+    error: Exception,
+    rebinding: Rebinding | None = None,
+    outcomes: list[Promise] | None = None,
 ) -> list[Buffer]:
     """Pack with cloudpickle what plain pickle can't, or say which part of it nobody can."""
     try:
-        return _capture(obj, error, rebinding)
+        return _capture(obj, error, rebinding, outcomes)
     except Exception as reason:
         # Not before it is needed: kernels start without it.
         from aioparallel.culprit import culprit
 
-        path, text = culprit(obj, name, reason, functools.partial(_refusal, rebinding=rebinding))
+        path, text = culprit(obj, name, reason, functools.partial(_refusal, rebinding, outcomes))
         raise SerializationError(f"cannot send {path}: {text}") from reason
 
 
-def _refusal(obj: Any, rebinding: Rebinding | None) -> Exception | None:
+def _refusal(rebinding: Rebinding | None, outcomes: list[Promise] | None, obj: Any) -> Exception | None:
     """Return why an object can't be packed, or None if it can."""
+    packer = _Packer() if rebinding is None else _Rebinder(rebinding)
+    packer.outcomes = outcomes
     try:
-        (_Packer() if rebinding is None else _Rebinder(rebinding)).dump(obj)
+        packer.dump(obj)
     except Exception as error:
         try:
-            _capture(obj, error, rebinding)
+            _capture(obj, error, rebinding, outcomes)
         except Exception as reason:
             return reason
     return None
 
 
 # --- exceptions -----------------------------------------------------------------------------------------------------
+
+# What can be said of an exception, and how it is rebuilt, is in `failures`: not loaded before it is needed, for kernels
+# start without it.
 
 
 def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Buffer]:
@@ -406,22 +464,12 @@ def pack_error(error: BaseException, *, engine_id: int | None = None) -> list[Bu
         error: What was raised.
         engine_id: Where.
     """
-    # Not before it is needed: kernels start without it.
-    from aioparallel.tracebacks import traceback_text
+    from aioparallel.failures import can_be_raised, described, taken_apart
 
-    kind = type(error)
-    notes = error.__dict__.get("__notes__")
-    description = {
-        "type": kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}",
-        "text": text_of(error)[:LONGEST_TEXT],
-        "traceback": traceback_text(error)[-LONGEST_TEXT:],
-        "notes": [note for note in notes if type(note) is str] if type(notes) is list else [],
-        "engine": engine_id,
-    }
-    buffers: list[Buffer] = [json.dumps(description).encode()]
-    if _can_be_raised(kind):
+    buffers: list[Buffer] = [described(error, engine_id)]
+    if can_be_raised(type(error)):
         with suppress(BaseException):
-            buffers += pack(_taken_apart(error))
+            buffers += pack(taken_apart(error))
     return buffers
 
 
@@ -431,59 +479,10 @@ def unpack_error(buffers: Sequence[Buffer]) -> Exception:
     It is the original, of its original class, if that can be rebuilt here; else a `RemoteError`. Whatever arrives, this
     raises nothing.
     """
-    from aioparallel.tracebacks import with_sources
+    from aioparallel.failures import rebuilt, with_description
 
-    described: dict[str, Any] = {}
-    with suppress(BaseException):
-        described = dict(json.loads(bytes(buffers[0])))
-    traceback_text = with_sources(str(described.get("traceback", "")))
-    engine_id = described.get("engine")
     error: Exception | None = None
     if len(buffers) > 1:
         with suppress(BaseException):
-            error = _rebuild(*unpack(buffers[1:]))
-    if error is None:
-        error = RemoteError(str(described.get("type")), str(described.get("text", "")), traceback_text, engine_id)
-        with suppress(TypeError):
-            for note in described.get("notes", ()):
-                error.add_note(str(note))
-    with suppress(BaseException):
-        error.engine_id = engine_id  # type: ignore[attr-defined]
-    if traceback_text:
-        with suppress(BaseException):
-            where = "on an engine" if engine_id is None else f"on engine {engine_id}"
-            BaseException.add_note(error, f"The traceback {where}:\n{traceback_text}")
-    return error
-
-
-def _can_be_raised(kind: type) -> bool:
-    """Return whether a client may see this class as itself: none that ends a program, a thread or an iteration."""
-    return issubclass(kind, Exception) and not issubclass(kind, StopIteration | StopAsyncIteration)
-
-
-def _taken_apart(error: BaseException) -> tuple[Any, ...]:
-    """Return what `_rebuild` takes: class, arguments, attributes; or the exception, if it has a way of its own."""
-    kind = type(error)
-    if kind.__reduce__ is not BaseException.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__:
-        return (error,)
-    args: tuple[Any, ...] = error.args
-    if isinstance(error, BaseExceptionGroup):
-        args = error.message, [_taken_apart(each) for each in error.exceptions]
-    return kind, args, error.__dict__
-
-
-def _rebuild(kind: Any, args: Any = None, state: Any = None) -> Exception | None:
-    """Make an exception from its class, arguments and attributes, or take one that rebuilt itself."""
-    if args is None:
-        return kind if _can_be_raised(type(kind)) else None
-    if issubclass(kind, BaseExceptionGroup):
-        args = args[0], [_rebuild(*each) for each in args[1]]
-    error = kind.__new__(kind, *args)
-    # Its own __init__ often takes other arguments than it passed on. The one in C below it takes these.
-    for owner in kind.__mro__:
-        if isinstance(owner.__dict__.get("__init__"), WrapperDescriptorType):
-            owner.__dict__["__init__"](error, *args)
-            break
-    error.args = args
-    error.__setstate__(state)
-    return error if _can_be_raised(type(error)) else None
+            error = rebuilt(*unpack(buffers[1:]))
+    return with_description(error, buffers[0] if buffers else b"")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
-from aioparallel.wire import Buffer, Decoder, Frame, Kind, Limits, Sendable, encode
+from aioparallel.decoder import Decoder
+from aioparallel.wire import Buffer, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Handshake", "Liveness", "Session"]
 

@@ -5,7 +5,7 @@ Both are files without a name, made by the host and inherited by the kernel. The
     word  written by  meaning
        0  host        INTERRUPT  id of the command that a SIGINT is meant for, or `ANY`
        1  host        CANCELS    how many CANCEL frames were sent: the kernel reads them all before it starts another
-       2  kernel      RUNNING    id of the command that runs, or `NONE`
+       2  kernel      RUNNING    id of the command that runs; with the bit `DONE`: that ran last; or `NONE`
      3+2n  kernel     MARK       how far stream n (0 stdout, 1 stderr) has been handed over, bytes
      4+2n  both       LOST       how much the host has cut out of it since then, bytes
        7  both       MET        id of the command that met its SIGINT; the host sets it back to `NONE` with each new one
@@ -21,13 +21,15 @@ import mmap
 import os
 from typing import Self
 
-__all__ = ["ANY", "CANCELS", "INTERRUPT", "MET", "NONE", "RUNNING", "TAKEN", "OutputFile", "Page"]
+__all__ = ["ANY", "CANCELS", "DONE", "INTERRUPT", "MET", "NONE", "RUNNING", "TAKEN", "OutputFile", "Page"]
 
 INTERRUPT, CANCELS, RUNNING, STREAMS, MET, TAKEN = 0, 1, 2, 3, 7, 8
 #: Not an id: whichever command runs.
 ANY = 2**64 - 1
 #: Not an id: no command.
 NONE = 2**64 - 2
+#: Above every id.
+DONE = 2**63
 
 #: A file that has grown beyond this, bytes, is emptied when its content has been handed over.
 KEEP = 2**20

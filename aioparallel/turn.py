@@ -21,7 +21,7 @@ _turns: dict[asyncio.AbstractEventLoop, Turn] = {}
 
 
 class Turn:
-    """The flushes that are due on one loop. Get it with `Turn.of_running_loop`."""
+    """What is due at the end of a turn on one loop: mostly to write. Get it with `Turn.of_running_loop`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._call_soon = loop.call_soon
@@ -45,7 +45,7 @@ class Turn:
         return turn
 
     def due(self, flush: Callable[[], None]) -> None:
-        """Have `flush` called at the end."""
+        """Have `flush` called at the end; what it makes due follows in the same turn."""
         self._due.append(flush)
         if not self._scheduled and not self._held:
             self._scheduled = True
@@ -68,14 +68,20 @@ class Turn:
         self._flush()
 
     def _flush(self) -> None:
-        due, self._due = self._due, []
-        for flush in due:
-            try:
-                flush()
-            except Exception:
-                logger.exception("what one connection had to send could not be written")
-            except BaseException:
-                # Ctrl-C in a program that runs the loop itself: the others' turn is the next one.
-                for other in due[due.index(flush) + 1 :]:
-                    self.due(other)
-                raise
+        """Do what is due, and what becomes due by that."""
+        while self._due:
+            due, self._due = self._due, []
+            self._held = True
+            for place, flush in enumerate(due):
+                try:
+                    flush()
+                except Exception:
+                    logger.exception("what was due at the end of a turn could not be done")
+                except BaseException:
+                    # Ctrl-C in a program that runs the loop itself: the others' turn is the next one.
+                    self._held = False
+                    late, self._due = [*due[place + 1 :], *self._due], []
+                    for other in late:
+                        self.due(other)
+                    raise
+            self._held = False

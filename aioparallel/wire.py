@@ -29,15 +29,16 @@ in this process.
 
 from __future__ import annotations
 
-import enum
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 from aioparallel.errors import DeserializationError, MessageTooLarge, ProtocolError
+from aioparallel.kinds import EngineCall, HostCall, KernelCall, Kind, News, Status
 from aioparallel.limits import PIECE, SMALL, Limits
-from aioparallel.stream import LONG_HEAD, Assembly, Buffer, Streams, check_sizes, cut
+from aioparallel.stream import LONG_HEAD, Buffer, cut
 
 __all__ = [
     "HEAD",
@@ -55,7 +56,7 @@ __all__ = [
     "TRIED",
     "Buffer",
     "Bulk",
-    "Decoder",
+    "Composed",
     "EngineCall",
     "Frame",
     "HostCall",
@@ -84,9 +85,6 @@ SECONDS = struct.Struct("<d")
 KEY = struct.Struct("<Q")
 #: Header of a NOTICE of output: how much of that stream of the command went before, bytes.
 OUTPUT_META = struct.Struct("<Q")
-#: Bytes that are read at once; from `DIRECT` on they are read into their place, if that is known.
-CHUNK = 262144
-DIRECT = 16384
 #: Buffers below this leave in one with the head before them.
 TOGETHER = 4096
 NO_ENGINE = 0xFFFF
@@ -98,76 +96,6 @@ LAST = 1
 #: descriptor at the sender and its inode, then the length of each buffer, u64.
 SHARED = 2
 LOAN = struct.Struct("<IQ")
-
-
-class Kind(enum.IntEnum):
-    """What a frame is."""
-
-    BEAT = 1  # either way: still here
-    CALL = 2  # do the operation `code`
-    COMMAND = 3  # controller -> host -> kernel: run this payload
-    RESULT = 4  # the answer to a CALL or a COMMAND
-    CANCEL = 5  # the CALL or COMMAND with this id is no longer wanted
-    NOTICE = 6  # something that was not asked for now: `News`; no answer
-    GOODBYE = 7  # the sender closes; the header says why, as JSON
-    PIECE = 8  # the next bytes of a message above `SMALL`
-    MEMORY = 9  # can you open what I hold? (JSON header, `memory.Handover`)
-    TAKEN = 10  # the segment of the RESULT with this id and engine is held here now
-
-
-_KINDS = frozenset(Kind) - {Kind.PIECE}
-_ABOUT_MEMORY = frozenset((Kind.MEMORY, Kind.TAKEN))
-
-
-class Status(enum.IntEnum):
-    """How a CALL or COMMAND ended."""
-
-    OK = 0  # the payload is the packed value, or the header a JSON value
-    ERROR = 1  # user code raised; the payload is the packed error
-    FAULT = 2  # one of our own errors, as JSON in the header
-    CANCELLED = 3  # it was withdrawn before it ran
-    RETURNED = 4  # host -> controller: it was meant for a kernel that is gone, and has not begun
-    REJECTED = 5  # user code raised `TaskRejectError`; the payload is that, packed
-
-
-class News(enum.IntEnum):
-    """What a NOTICE tells."""
-
-    EVENT = 0  # something happened; the header says what, as JSON
-    STDOUT = 1  # what the command `id` has written next: `OUTPUT_META`, and the payload's bytes
-    STDERR = 2  # the same of its other stream
-    RECORD = 3  # a log record, as JSON, for the client whose session is `id`
-    VALUE = 4  # controller -> client: what an interface tells it unasked, as JSON
-    TAKEN = 5  # client -> controller: so many values of the stream that the CALL `id` asked for have been taken (`KEY`)
-
-
-class EngineCall(enum.IntEnum):
-    """What an engine host may ask of the controller."""
-
-    JOIN = 0  # header {"pid", "host", "python", ...}; answered with {"engine": id}
-    READY = 1  # a fresh kernel serves: header {"engine", "pid"}; answered with those and {"first": id of a COMMAND}
-
-
-class HostCall(enum.IntEnum):
-    """What the controller may ask of an engine host, naming the engine (`NO_ENGINE`: all of them)."""
-
-    INTERRUPT = 0  # KeyboardInterrupt in what runs
-    RESTART = 1  # a fresh kernel under the same id
-    STOP = 2  # end the engine
-    WATCH = 3  # tell what the command `id` writes while it runs; not answered
-    FORGET = 4  # the client whose session is `id` is gone: no more log records for it; not answered
-    STORE = 5  # keep this payload under this `id`: commands are going to name it (`broadcast`); not answered
-    DROP = 6  # keep the payload `id` no longer; not answered
-    LIMIT = 7  # the COMMAND `id`, which follows, may run for so many seconds (header: `SECONDS`); not answered
-    END = 8  # end the COMMAND `id`, whatever that takes; it is answered as ever, or with a `TaskAborted`
-    RECALL = 9  # give the COMMAND `id` back (`Status.CANCELLED`), unless it has begun; it is answered in any case
-
-
-class KernelCall(enum.IntEnum):
-    """What a host may ask of a kernel."""
-
-    SETUP = 0  # header {"engine": id, "path": [...]}
-    FORGET = 1  # no more log records for the session `id`; answered when it is so
 
 
 class Bulk:
@@ -375,6 +303,53 @@ class Frame:
         return [Bulk(head, self.body)]
 
 
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What a COMMAND is made of when it is not one message, passed on: header and buffers from several places.
+
+    Attributes:
+        code: The COMMAND's code, such as `JOINED`.
+        header: Its header.
+        buffers: Its payload.
+        size: What all of that takes behind a head, bytes.
+    """
+
+    code: int
+    header: bytes
+    buffers: Sequence[Buffer]
+    size: int
+
+    @classmethod
+    def of(cls, code: int, header: bytes, buffers: Sequence[Buffer], *, limit: int = 2**63 - 1) -> Self:
+        """Return it, with its size.
+
+        Raises:
+            MessageTooLarge: No message can be so large: it would be above `limit`, or of more than 65535 buffers.
+        """
+        [*pieces] = encode(Kind.COMMAND, code=code, header=header, buffers=buffers, limit=limit)
+        head = LONG_HEAD.size if isinstance(pieces[0], Bulk) else HEAD.size
+        return cls(code, header, buffers, size_of(pieces) - head)
+
+    def __repr__(self) -> str:
+        return f"<Composed of {len(self.buffers)} buffers, {self.size:,} bytes>"
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is sent as a stream."""
+        return self.size > SMALL
+
+    def command(self, number: int, engine: int, *, small: int = SMALL) -> list[Sendable]:
+        """Return it as a COMMAND for an engine, as pieces to send.
+
+        Args:
+            number: The COMMAND's id.
+            engine: Which engine.
+            small: Largest length of what is sent as one frame, bytes; at most `SMALL`.
+        """
+        header, buffers = self.header, self.buffers
+        return encode(Kind.COMMAND, number, code=self.code, engine=engine, header=header, buffers=buffers, small=small)
+
+
 def size_of(pieces: Iterable[Sendable]) -> int:
     """Return the length of all pieces together, bytes (views must be of bytes)."""
     return sum(map(len, pieces))
@@ -463,145 +438,3 @@ def encode_shared(
 
 def _loan(segment: Any, lengths: Sequence[int]) -> bytes:
     return LOAN.pack(segment.number, segment.inode) + struct.pack(f"<{len(lengths)}Q", *lengths)
-
-
-class Decoder:
-    """Bytes in, frames out.
-
-    Memory for what comes next is handed out (`get_buffer`), so that the buffers of a large message are read
-    straight into their place. Rules: a head is checked before anything is allocated for it; after a
-    `ProtocolError` the decoder must not be fed again.
-
-    Attributes:
-        about_memory: Set when a frame has come that is SHARED or about shared memory; whoever looks resets it.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        self.about_memory = False
-        self._limits = limits
-        # Below this a head with one buffer, a known kind and a header within its length needs no further check.
-        self._largest = min(limits.message, limits.header, SMALL)
-        self._chunk = bytearray(CHUNK)
-        self._view = memoryview(self._chunk)
-        self._filled = 0
-        self._streams = Streams(limits.message, limits.header)
-        # How much was handed out to be read straight into its place.
-        self._direct = 0
-
-    def __repr__(self) -> str:
-        return f"<Decoder {self._filled} bytes waiting{f', {self._streams!r}' if self._streams.under_way else ''}>"
-
-    def get_buffer(self) -> memoryview:
-        """Return where the next bytes belong; never empty."""
-        if self._streams.left >= DIRECT:
-            room = self._streams.room()
-            self._direct = len(room)
-            if self._direct >= DIRECT:
-                return room
-        self._direct = 0
-        if self._streams.under_way and not self._filled:
-            # The next head, and little of what is behind it: the rest is read straight into its place.
-            return self._view[:DIRECT]
-        return self._view[self._filled :]
-
-    def get_buffers(self) -> list[memoryview]:
-        """Return where the next bytes belong, one after the other, for a read that takes several."""
-        first = self.get_buffer()
-        return [first, self._view[:DIRECT]] if self._direct else [first]
-
-    def buffer_updated(self, count: int) -> list[Frame]:
-        """Take note that `count` bytes were put there; return the messages that are now whole.
-
-        Raises:
-            ProtocolError: What arrived is not a frame, or is above the limits.
-        """
-        frames: list[Frame] = []
-        direct = min(count, self._direct)
-        if direct:
-            self._direct = 0
-            self._arrived(self._streams.landed(direct), frames)
-            count -= direct
-        if count:
-            self._filled += count
-            self._parse(frames)
-        return frames
-
-    def feed(self, data: Buffer) -> list[Frame]:
-        """Take bytes from anywhere; return the messages that are now whole.
-
-        Raises:
-            ProtocolError: What arrived is not a frame, or is above the limits.
-        """
-        frames: list[Frame] = []
-        rest = memoryview(data)
-        while rest:
-            target = self.get_buffer()
-            count = min(len(target), len(rest))
-            target[:count] = rest[:count]
-            rest = rest[count:]
-            frames += self.buffer_updated(count)
-        return frames
-
-    def clear(self) -> None:
-        """Let go of messages that will never be whole: no more bytes come."""
-        self._streams.clear()
-        self._filled = self._direct = 0
-
-    def _parse(self, frames: list[Frame]) -> None:
-        """Cut the chunk into frames, and into what belongs to streams."""
-        position = self._piece(0, frames) if self._streams.left else 0
-        filled, view = self._filled, self._view
-        while filled - position >= 24:
-            length, kind, flags, code, number, engine, count, header = HEAD.unpack_from(view, position)
-            if flags > LAST or length > self._largest or header > length or not 1 <= kind <= 7 or count != 1:
-                if kind == Kind.PIECE:
-                    self._check_piece(length, flags, count, header)
-                    self._streams.begin(number, length, bool(flags))
-                    position = self._piece(position + 24, frames)
-                    continue
-                self._check(length, kind, flags, count, header)
-            end = position + 24 + length
-            if end > filled:
-                break
-            body = bytes(view[position + 24 : end])
-            if count > 1:
-                check_sizes(struct.unpack_from(f"<{count}I", body, header), length, header, 4)
-            frames.append(Frame(length, kind, flags, code, number, engine, count, header, [body]))
-            position = end
-        rest = filled - position
-        if position and rest:
-            self._chunk[:rest] = self._chunk[position:filled]
-        self._filled = rest
-
-    def _check(self, length: int, kind: int, flags: int, count: int, header: int) -> None:
-        if kind not in _KINDS or flags & ~(LAST | SHARED):
-            raise ProtocolError(f"a frame of unknown kind {kind} or flags {flags:#x}")
-        if flags & SHARED or kind in _ABOUT_MEMORY:
-            self.about_memory = True
-        largest = min(self._limits.message, SMALL)
-        if length > largest:
-            raise ProtocolError(f"a frame of {length:,} bytes; the limit is {largest:,}")
-        table = 4 * count if count > 1 else 0
-        if header > self._limits.header or header + table > length or (count == 0 and header != length):
-            raise ProtocolError(f"a frame of {length} bytes with a header of {header} and {count} buffers")
-
-    @staticmethod
-    def _check_piece(length: int, flags: int, count: int, header: int) -> None:
-        if flags & ~LAST or length > PIECE or count != 1 or header:
-            raise ProtocolError(
-                f"a piece of {length:,} bytes with flags {flags:#x}, a header of {header} and {count} buffers"
-            )
-
-    def _piece(self, start: int, frames: list[Frame]) -> int:
-        """Give a stream the bytes of its piece that are in the chunk; return where they end."""
-        end = min(start + self._streams.left, self._filled)
-        if end > start:
-            self._arrived(self._streams.take(self._view[start:end]), frames)
-        return end
-
-    def _arrived(self, whole: Assembly | None, frames: list[Frame]) -> None:
-        if whole is not None:
-            assert whole.head is not None
-            self.about_memory = self.about_memory or bool(whole.head[2] & SHARED)
-            length, kind, flags, code, number, engine, count, header = whole.head
-            frames.append(Frame(length, kind, flags, code, number, engine, count, header, whole.body))

@@ -58,17 +58,27 @@ class Driven:
         header = json.dumps({"engine": ENGINE, "path": path or []}).encode()
         self.kernel.send(encode(Kind.CALL, code=KernelCall.SETUP, header=header))
 
-    def submit(self, verb: str, *arguments: Any) -> tuple[int, asyncio.Future[Outcome]]:
+    def expect(self) -> tuple[int, asyncio.Future[Outcome]]:
         self._number += 1
         answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
-        self.kernel.send(encode(Kind.COMMAND, self._number, buffers=pack((verb, *arguments))))
         return self._number, answer
+
+    def submit(self, verb: str, *arguments: Any) -> tuple[int, asyncio.Future[Outcome]]:
+        number, answer = self.expect()
+        self.kernel.send(encode(Kind.COMMAND, number, buffers=pack((verb, *arguments))))
+        return number, answer
 
     def execute(self, code: str) -> tuple[int, asyncio.Future[Outcome]]:
         return self.submit("execute", code)
 
     async def do(self, code: str) -> Outcome:
         return await self.execute(code)[1]
+
+    def cancel(self, number: int) -> None:
+        """Withdraw a command; one that runs is interrupted."""
+        self.kernel.withdraw(number)
+        if self.kernel.running == number:
+            self.kernel.interrupt(number)
 
     async def running(self, number: int) -> None:
         """Wait until that command runs."""

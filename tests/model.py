@@ -11,11 +11,14 @@ from typing import Any
 from aioparallel.broadcast import Stored
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
-from aioparallel.errors import EngineDied, to_plain
+from aioparallel.errors import EngineDied, ParallelError, TaskAborted, TaskTimeout, to_plain
+from aioparallel.interfaces.task import TaskInterface
 from aioparallel.namespace import Namespace
 from aioparallel.wire import (
+    JOINED,
     OUTPUT_META,
     RESULT_META,
+    SECONDS,
     STORED,
     EngineCall,
     Frame,
@@ -38,11 +41,17 @@ class ModelHost:
     def __init__(self, *, eager: bool = True, seconds: float = 0.001) -> None:
         self.eager = eager
         self.seconds = seconds
+        #: Whether what runs goes on when it is to end, until the test says otherwise.
+        self.stubborn = False
         self.waiting: list[Frame] = []
         self.cancelled: list[int] = []
         self.asked: list[tuple[HostCall, int]] = []
         self.told: list[tuple[HostCall, int, int]] = []
         self.spaces: dict[int, Namespace] = {}
+        #: Seconds that commands may run, by their ids; those that the controller wanted ended, and those asked back.
+        self.limits: dict[int, float] = {}
+        self.ended: list[int] = []
+        self.recalled: list[int] = []
         self.ids: list[int] = []
         self.down: set[int] = set()
         self.stored = Stored(0)
@@ -85,6 +94,10 @@ class ModelHost:
                     self._command(command)
             elif frame.kind == Kind.CALL and frame.code == HostCall.DROP:
                 self.stored.drop(frame.id)
+            elif frame.kind == Kind.CALL and frame.code == HostCall.LIMIT:
+                (self.limits[frame.id],) = SECONDS.unpack(frame.header)
+            elif frame.kind == Kind.CALL and frame.code in (HostCall.END, HostCall.RECALL):
+                self._take_back(frame)
             elif frame.kind == Kind.CALL and frame.code in (HostCall.WATCH, HostCall.FORGET):
                 self.told.append((HostCall(frame.code), frame.engine, frame.id))
             elif frame.kind == Kind.CALL:
@@ -106,14 +119,38 @@ class ModelHost:
             self.waiting.remove(waiting)
             self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine, code=Status.CANCELLED))
 
+    def _take_back(self, frame: Frame) -> None:
+        """End a command, or give it back; the first of an engine's is the one that runs."""
+        (self.ended if frame.code == HostCall.END else self.recalled).append(frame.id)
+        waiting = [waiting for waiting in self.waiting if waiting.engine == frame.engine]
+        for place, command in enumerate(waiting):
+            if command.id == frame.id and place:
+                self.waiting.remove(command)
+                self.connection.send(encode(Kind.RESULT, frame.id, engine=frame.engine, code=Status.CANCELLED))
+            elif command.id == frame.id and frame.code == HostCall.END and not self.stubborn:
+                error = TaskAborted("ended by an interrupt", step="interrupt", seconds=0.25)
+                self.fault(error, self.waiting.index(command))
+
+    def fault(self, error: ParallelError, place: int = 0) -> None:
+        """Answer one of the commands that wait with one of our own errors."""
+        frame = self.waiting.pop(place)
+        header = json.dumps(to_plain(error)).encode()
+        self.connection.send(encode(Kind.RESULT, frame.id, code=Status.FAULT, engine=frame.engine, header=header))
+
+    def time_out(self, place: int = 0) -> None:
+        """End one of the commands that wait because its time is over."""
+        error = TaskTimeout("it ran for longer than it may", step="terminate", seconds=2.5, engine_id=0)
+        self.fault(error, place)
+
     def step(self, place: int = 0, *, stdout: bytes = b"", stderr: bytes = b"") -> None:
         """Run one of the commands that wait."""
         frame = self.waiting.pop(place)
-        good, payload = self.spaces[frame.engine].run(frame.buffers)
+        about = frame.json() if frame.code == JOINED else None
+        status, payload = self.spaces[frame.engine].run(frame.buffers, about)
         self.spaces[frame.engine].printed(stdout, stderr)
         header = RESULT_META.pack(0.0, self.seconds, len(stdout)) + stdout + stderr
         self.connection.send(
-            encode(Kind.RESULT, frame.id, code=int(not good), engine=frame.engine, header=header, buffers=payload)
+            encode(Kind.RESULT, frame.id, code=status, engine=frame.engine, header=header, buffers=payload)
         )
 
     def write(self, text: bytes, *, place: int = 0, offset: int = 0, stream: News = News.STDOUT) -> None:
@@ -183,12 +220,17 @@ async def settle(turns: int = 30) -> None:
 
 @contextlib.asynccontextmanager
 async def model_cluster(
-    n: int = 3, *, eager: bool = True, limits: Limits | None = None, address: str = "memory://model"
+    n: int = 3,
+    *,
+    eager: bool = True,
+    limits: Limits | None = None,
+    address: str = "memory://model",
+    task: TaskInterface | None = None,
 ) -> AsyncIterator[tuple[Controller, ModelHost]]:
     """Yield a controller with every built-in interface, and the host of its `n` engines."""
     async with Controller(limits=limits) as controller:
         await controller.listen(address)
-        for interface in ("multiengine", "task", "monitor", "admin"):
+        for interface in ("multiengine", task or "task", "monitor", "admin"):
             await controller.add(interface)
         host = await ModelHost(eager=eager).dial(controller, n)
         yield controller, host

@@ -13,8 +13,9 @@ from model import model_cluster
 
 from aioparallel import MultiEngineClient, memory
 from aioparallel.broadcast import Outgoing, Stored
+from aioparallel.decoder import Decoder
 from aioparallel.errors import CompositeError
-from aioparallel.wire import KEY, SMALL, STORED, Decoder, Frame, HostCall, Kind, Limits, Sendable, encode
+from aioparallel.wire import KEY, SMALL, STORED, Frame, HostCall, Kind, Limits, Sendable, encode
 
 LARGE = [b"head", bytes(range(256)) * 1000]
 

@@ -261,11 +261,11 @@ def test_cancelling_a_handle_withdraws_its_call() -> None:
                 await settle()
                 assert handle.cancel()
                 assert not handle.cancel()
-                assert tc.channel._pending == {}
                 with pytest.raises(asyncio.CancelledError):
                     await handle
                 await settle()
-                assert len(host.cancelled) == 1
+                assert len(host.ended) == 1
+                assert tc.channel._pending == {}
 
     asyncio.run(main())
 

@@ -33,6 +33,7 @@ READY = "Ctrl-C ends it"
         (["start", "--launcher", "moon"], "no launcher named 'moon'; known: "),
         (["start", "--cluster", "../x"], "'../x' can't name a cluster"),
         (["strat"], "there is no command 'strat'; did you mean 'start'?"),
+        (["start", "--scheduler", "fastest"], "no scheduler named 'fastest'; known: least-loaded, lru,"),
         (["xyzzy"], "there is no command 'xyzzy'; known: start, stop"),
         (["run", "no-such-script.py"], "there is no script 'no-such-script.py'"),
         (["engines", "--stop", "x"], "must be engine ids such as 0,2,5, or all, not 'x'"),
@@ -204,6 +205,25 @@ def test_status_while_engines_are_busy() -> None:
         shown = run("status").stdout
         assert re.search(r"^0 +running +.*sorted", shown, re.MULTILINE)
         assert re.search(r"^1 +idle", shown, re.MULTILINE)
+
+
+def test_tasks_that_run_wait_and_have_failed() -> None:
+    with running("-n", "1", "--scheduler", "lru", until=READY), client.TaskClient() as tc:
+        with pytest.raises(ZeroDivisionError):
+            tc.submit(lambda: 1 // 0).result()
+        running_one, waiting_one = tc.submit(time.sleep, 60), tc.submit(time.sleep, 61)
+        while answer("tasks")["counts"]["pending"] != 1:
+            pass
+        report = answer("tasks")
+        assert report["counts"] == {"scheduled": 1, "pending": 1, "succeeded": 0, "failed": 1}
+        assert [task["id"] for task in report["running"] + report["waiting"] + report["failed"]] == [1, 2, 0]
+        shown = run("tasks").stdout
+        assert "1 at engines, 1 waiting, 0 succeeded, 1 failed; 0 results kept (0 bytes)" in shown
+        assert re.search(r"^1 +sleep +at an engine +\d+\.\d s +0 ", shown, re.MULTILINE)
+        assert re.search(r"^2 +sleep +waiting ", shown, re.MULTILINE)
+        assert re.search(r"^0 +.*failed .*its code raised an exception$", shown, re.MULTILINE)
+        waiting_one.cancel()
+        running_one.cancel()
 
 
 def test_long_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

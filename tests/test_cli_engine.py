@@ -55,6 +55,29 @@ def test_ctrl_c_ends_engines_whatever_they_do(state_directory: Path) -> None:
             assert answer("engines") == []
 
 
+def test_what_engines_have_is_shown(state_directory: Path) -> None:
+    with running(program="aiocontroller", until=CONTROLLER):
+        with running("--resource", "mem=16", "--resource", "gpu=0.5", program="aioengine", until=JOINED):
+            assert answer("engines", "-n", "1", "--resource", "gpu") == {"added": [1]}
+            assert [engine["resources"] for engine in answer("engines")] == [{"gpu": 0.5, "mem": 16.0}, {"gpu": 1.0}]
+            shown = run("engines").stdout
+            assert "engine 0 has gpu=0.5, mem=16\nengine 1 has gpu=1\n" in shown
+            answer("engines", "--stop", "1")
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("aioengine", ["--resource", "gpu=many"], "a name and a number, such as gpu=1, not 'gpu=many'"),
+        ("aioengine", ["--resource", "gpu=-1"], "resource 'gpu' is a finite number from 0 up, not -1.0"),
+        ("aiocluster", ["engines", "--resource", "gpu=1"], "say how many, -n 2"),
+    ],
+)
+def test_resources_that_are_none_are_refused_in_words(program: str, arguments: list[str], message: str) -> None:
+    done = run(*arguments, program=program)
+    assert (done.returncode, message in done.stderr) == (2, True)
+
+
 def test_path_is_importable_on_engines(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("value = 42\n")
     with running(program="aiocontroller", until=CONTROLLER):

@@ -25,6 +25,7 @@ from aioparallel import dial, loops, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
 from aioparallel.connection import LINGER, TAKES, Connection
+from aioparallel.decoder import Decoder
 from aioparallel.dial import connect
 from aioparallel.errors import (
     AccessDenied,
@@ -39,7 +40,7 @@ from aioparallel.identity import Identity
 from aioparallel.private import Secret
 from aioparallel.source import SYSTEM
 from aioparallel.transports import Gate, Slot
-from aioparallel.wire import PIECE, TOGETHER, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import PIECE, TOGETHER, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
 Run = Callable[[Coroutine[Any, Any, Any]], Any]

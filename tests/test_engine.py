@@ -5,153 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
-from pieces import flat
+from played import NOWHERE, Played, hosted, printed
 
-from aioparallel.capability import Capability, Secret
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost, ControllerGone, NoClusterError
 from aioparallel.kernels import KernelOptions
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.source import SYSTEM
-from aioparallel.wire import (
-    NO_ENGINE,
-    RESULT_META,
-    Decoder,
-    EngineCall,
-    Frame,
-    HostCall,
-    Kind,
-    Limits,
-    Sendable,
-    Status,
-    encode,
-)
-
-NOWHERE = Capability(
-    id="00",
-    interface="engine",
-    controller="c0ffee",
-    cluster="default",
-    addresses=("unix:///nonexistent/socket",),
-    server_name="",
-    pins=(),
-    certificates=(),
-    key=Secret(bytes(32)),
-    caveats=(),
-    issued=0.0,
-    serial=1,
-    note="",
-)
-
-
-class Played:
-    """The controller's part: gives ids, asks, keeps what it is told; what is returned it sends again, if `patient`."""
-
-    congested = False
-
-    def __init__(self) -> None:
-        self.on_drained: Callable[[], None] = lambda: None
-        self.joined: dict[int, dict[str, Any]] = {}
-        self.notices: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.closed = False
-        self.patient = True
-        self.received = 0
-        self._decoder = Decoder(Limits())
-        self._streams = itertools.count()
-        self._answers: dict[int, asyncio.Future[Frame]] = {}
-        self._number = 100
-        self._commands: dict[int, list[Sendable]] = {}
-        self._returned: list[int] = []
-
-    async def dial(self, on_frames: Callable[[list[Frame]], None], on_lost: Callable[[Any], None]) -> Played:
-        self._on_frames, self.lose = on_frames, on_lost
-        return self
-
-    def send(self, pieces: Iterable[Sendable]) -> None:
-        for frame in self._decoder.feed(flat(pieces, self._streams)):
-            self.received += 1
-            if frame.kind == Kind.CALL:
-                if frame.code == EngineCall.READY:
-                    self._ready(frame)
-                    continue
-                assert frame.code == EngineCall.JOIN
-                engine = 10 + len(self.joined)
-                self.joined[engine] = frame.json()
-                self.say(encode(Kind.RESULT, frame.id, header=json.dumps({"engine": engine}).encode()))
-            elif frame.kind == Kind.NOTICE:
-                self.notices.put_nowait(frame.json())
-                if frame.json()["event"] == "kernel_broken":
-                    self._send_again()
-            elif frame.code == Status.RETURNED and self.patient:
-                self._returned.append(frame.id)
-            else:
-                self._answers.pop(frame.id).set_result(frame)
-
-    def forward(self, frame: Frame, kind: int, number: int, **head: Any) -> Any:
-        return frame.forward(kind, number, shares=False, **head)
-
-    def _ready(self, frame: Frame) -> None:
-        self.notices.put_nowait({"event": "ready"} | frame.json())
-        self.say(encode(Kind.RESULT, frame.id, header=json.dumps({"first": 0} | frame.json()).encode()))
-        self._send_again()
-
-    def _send_again(self) -> None:
-        returned, self._returned = self._returned, []
-        for number in returned:
-            self.say(self._commands[number])
-
-    def close(self, error: BaseException | None = None) -> None:
-        self.closed = True
-        asyncio.get_running_loop().call_soon(self.lose, error)
-
-    def say(self, pieces: Iterable[Sendable]) -> None:
-        self._on_frames(Decoder(Limits()).feed(flat(pieces)))
-
-    def _ask(self, kind: Kind, **parts: Any) -> asyncio.Future[Frame]:
-        self._number += 1
-        answer = self._answers[self._number] = asyncio.get_running_loop().create_future()
-        pieces = self._commands[self._number] = encode(kind, self._number, **parts)
-        self.say(pieces)
-        return answer
-
-    def execute(self, engine: int, code: str) -> asyncio.Future[Frame]:
-        return self._ask(Kind.COMMAND, engine=engine, buffers=pack(("execute", code)))
-
-    def call(self, operation: HostCall, engine: int = NO_ENGINE) -> asyncio.Future[Frame]:
-        return self._ask(Kind.CALL, code=operation, engine=engine)
-
-    async def value(self, engine: int, code: str) -> Any:
-        frame = await self.execute(engine, code)
-        assert frame.code == Status.OK, frame.header
-        assert frame.engine == engine
-        return unpack(frame.buffers)["repr"]
-
-
-@contextlib.asynccontextmanager
-async def hosted(n: int = 1, **options: Any) -> AsyncIterator[tuple[EngineHost, Played]]:
-    played = Played()
-    async with asyncio.timeout(40), EngineHost(NOWHERE, n=n, dial=played.dial, **options) as host:
-        await host.wait_ready()
-        yield host, played
-
-
-async def _printed(host: EngineHost, engine: int, text: str) -> None:
-    kernel: Any = host._engines[engine]._kernel
-    while text.encode() not in kernel._outputs[0].tail(1000):
-        await asyncio.sleep(0.001)
+from aioparallel.wire import RESULT_META, HostCall, Kind, Limits, Sendable, Status, encode
 
 
 def _is_there(pid: int) -> bool:
@@ -209,7 +82,7 @@ def test_killed_kernel_is_reported_at_once_and_followed() -> None:
             pid = played.joined[10]["pid"]
             running = played.execute(10, "import time; print('last words'); time.sleep(60)")
             waiting = [played.execute(10, "1") for _ in range(3)]
-            await _printed(host, 10, "last words\n")
+            await printed(host, 10, "last words\n")
             since = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             frame = await running
@@ -248,6 +121,31 @@ def test_what_was_answered_before_the_end_arrives() -> None:
             assert unpack((await big).buffers)["repr"] == "5000000"
             assert unpack((await pulled).buffers) == bytes(5_000_000)
             assert (await died).json()["reason"] == "exit status 3"
+
+    asyncio.run(main())
+
+
+def test_what_has_begun_is_known_also_when_its_answer_is_lost(tmp_path: Path) -> None:
+    """Answers of many short commands are gathered: a death takes them along, but not the knowledge that they ran."""
+    file = tmp_path / "done"
+
+    async def main() -> None:
+        async with hosted() as (_, played):
+            for turn in range(20):
+                file.unlink(missing_ok=True)
+                await played.execute(
+                    10, f"import os; f = os.open({str(file)!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)"
+                )
+                answers = [played.execute(10, "os.write(f, b'x')") for _ in range(30)]
+                answers += [played.execute(10, "os._exit(1)") for _ in range(2)]
+                answers += [played.execute(10, "os.write(f, b'x')") for _ in range(turn)]
+                frames = [await answer for answer in answers]
+                faults = [frame.json() for frame in frames if frame.code == Status.FAULT]
+                begun = [fault["begun"] for fault in faults]
+                assert begun == sorted(begun, reverse=True)
+                assert [fault["running"] for fault in faults].count(True) == 1
+                assert begun.index(False) - 1 == [fault["running"] for fault in faults].index(True)
+                assert begun.count(True) - 1 + len(frames) - len(faults) == file.stat().st_size
 
     asyncio.run(main())
 
@@ -304,7 +202,7 @@ def test_interrupt_restart_and_stop() -> None:
         async with hosted(2) as (host, played):
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 0}
             spinning = played.execute(10, "print('on')\nwhile True: pass")
-            await _printed(host, 10, "on\n")
+            await printed(host, 10, "on\n")
             assert (await played.call(HostCall.INTERRUPT, 10)).json() == {"interrupted": 1}
             assert unpack_error((await spinning).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
 
@@ -333,10 +231,10 @@ def test_cancel_what_runs_what_waits_and_what_has_no_kernel_yet() -> None:
     async def main() -> None:
         async with hosted() as (host, played):
             running = played.execute(10, "import time; print('on'); time.sleep(1000)")
-            first = played._number
+            first = played.number
             waiting = played.execute(10, "1")
-            await _printed(host, 10, "on\n")
-            played.say(encode(Kind.CANCEL, played._number, engine=10))
+            await printed(host, 10, "on\n")
+            played.say(encode(Kind.CANCEL, played.number, engine=10))
             played.say(encode(Kind.CANCEL, first, engine=10))
             played.say(encode(Kind.CANCEL, 5, engine=10))
             assert unpack_error((await running).buffers).type_name == "KeyboardInterrupt"  # type: ignore[attr-defined]
@@ -344,7 +242,7 @@ def test_cancel_what_runs_what_waits_and_what_has_no_kernel_yet() -> None:
             assert (await played.execute(10, "import os; os._exit(1)")).code == Status.FAULT
             played.patient = False
             assert (await played.execute(10, "1")).code == Status.RETURNED
-            played.say(encode(Kind.CANCEL, played._number, engine=10))
+            played.say(encode(Kind.CANCEL, played.number, engine=10))
 
     asyncio.run(main())
 
@@ -513,14 +411,14 @@ def test_nothing_is_left_open() -> None:
 
 HOST = """
 import asyncio
-from test_engine import _printed, hosted
+from played import hosted, printed
 
 async def main():
     async with hosted(3) as (host, played):
         played.execute(10, "print('on')\\nwhile True: pass")
         played.execute(11, "print('on'); sum(range(10**12))")
         for engine in (10, 11):
-            await _printed(host, engine, "on")
+            await printed(host, engine, "on")
         print(*[about["pid"] for about in played.joined.values()], flush=True)
         await asyncio.sleep(1000)
 

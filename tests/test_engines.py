@@ -1,146 +1,24 @@
-"""An engine's queue, its link and the roster, driven by hand: what is sent to the host is looked at, and answered."""
+"""An engine's queue, driven by hand: what is sent to the host is looked at, and answered."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 import uvloop
-from pieces import flat
+from house import Client, House, Play, frame, gone, playing
 
 from aioparallel import engines as module
-from aioparallel.engines import Engine, EngineLink, Roster
-from aioparallel.errors import EngineDied, EngineLost, OperationError, ProtocolError, QueueCleared, from_plain, to_plain
-from aioparallel.events import EngineJoined, EngineLeft, EngineSuspect, Event, KernelDied, KernelRestarted, Monitor
-from aioparallel.queues import Command, PriorityQueue
-from aioparallel.wire import LAST, NO_ENGINE, Decoder, EngineCall, Frame, HostCall, Kind, Limits, Status, encode
-
-
-def frame(kind: int, number: int = 0, **about: Any) -> Frame:
-    [made] = Decoder(Limits()).feed(flat(encode(kind, number, **about)))
-    return made
-
-
-class FakeConnection:
-    """Keeps what is sent."""
-
-    def __init__(self) -> None:
-        self._decoder = Decoder(Limits())
-        self._streams = itertools.count()
-        self.sent: list[Frame] = []
-        #: Ids of what has not left, if anybody asks.
-        self.leaving: set[int] = set()
-
-    def withdraw(self, number: int) -> bool:
-        return number in self.leaving
-
-    def send(self, pieces: Any) -> None:
-        self.sent += self._decoder.feed(flat(pieces, self._streams))
-
-    def forward(self, frame: Frame, kind: int, number: int, **head: Any) -> Any:
-        return frame.forward(kind, number, **head)
-
-    def take(self) -> list[Frame]:
-        sent, self.sent = self.sent, []
-        return sent
-
-
-class Client:
-    """Whoever wants work done: the client of its commands, and its connection."""
-
-    def __init__(self) -> None:
-        self.connection = self
-        self.congested = False
-
-
-class House:
-    """A roster, and one host's link to it."""
-
-    def __init__(self, **options: Any) -> None:
-        self.events: list[Event] = []
-        self.told: list[tuple[str, int]] = []
-        monitor = Monitor()
-        monitor.listen(self.events.append)
-        self.roster = Roster(
-            monitor,
-            on_join=lambda engine: self.told.append(("join", engine.id)),
-            on_leave=lambda engine: self.told.append(("leave", engine.id)),
-            **options,
-        )
-        self.host, self.link = self.dial()
-        self.results: list[tuple[str, Any]] = []
-        self.client = Client()
-        #: What the host was sent and has not answered, by label.
-        self.under_way: dict[str, Frame] = {}
-
-    def dial(self) -> tuple[FakeConnection, EngineLink]:
-        host = FakeConnection()
-        return host, EngineLink(host, self.roster, "3.11.7")  # type: ignore[arg-type]
-
-    def join(self, link: EngineLink | None = None, **about: Any) -> Engine:
-        header = json.dumps({"pid": 17, "host": "here"} | about).encode()
-        before = set(self.roster.engines)
-        (link or self.link).receive([frame(Kind.CALL, 5, code=EngineCall.JOIN, header=header)])
-        [number] = set(self.roster.engines) - before
-        return self.roster.engines[number]
-
-    def ready(self, pid: int) -> int:
-        """Have a fresh kernel on engine 0; return from which command on it is meant."""
-        header = json.dumps({"engine": 0, "pid": pid}).encode()
-        self.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=0, header=header)])
-        answer = next(sent for sent in self.host.sent if sent.kind == Kind.RESULT and sent.id == 7)
-        assert (answer.json()["engine"], answer.json()["pid"]) == (0, pid)
-        first: int = answer.json()["first"]
-        return first
-
-    def command(self, label: str, *, client: Client | None = None, **options: Any) -> Command:
-        def done(command: Command, result: Any) -> None:
-            self.results.append((command.label.decode(), result))
-
-        payload = frame(Kind.CALL, 900, buffers=[label.encode()])
-        return Command(payload, client or self.client, done, label=label.encode(), **options)
-
-    def put(self, engine: Engine, *labels: str, **options: Any) -> list[Command]:
-        commands = [self.command(label, **options) for label in labels]
-        for command in commands:
-            engine.put(command)
-        return commands
-
-    def arrived(self) -> list[str]:
-        """Return the labels of what the host was sent to do."""
-        new = [sent for sent in self.host.take() if sent.kind == Kind.COMMAND]
-        self.under_way.update({bytes(sent.buffers[0]).decode(): sent for sent in new})
-        return [bytes(sent.buffers[0]).decode() for sent in new]
-
-    def answer(self, label: str, code: Status = Status.OK, error: Exception | None = None) -> None:
-        sent = self.under_way.pop(label)
-        header = json.dumps(to_plain(error)).encode() if error else b""
-        self.link.receive([frame(Kind.RESULT, sent.id, code=code, engine=sent.engine, header=header)])
-
-    def done(self) -> list[str]:
-        done, self.results = [label for label, _ in self.results], []
-        return done
+from aioparallel.errors import EngineDied, EngineLost, QueueCleared, TaskAborted
+from aioparallel.events import EngineLeft
+from aioparallel.queues import PriorityQueue
+from aioparallel.wire import JOINED, SECONDS, Composed, HostCall, Kind, Status
 
 
 @pytest.fixture(params=[asyncio.run, uvloop.run])
-def play(request: pytest.FixtureRequest) -> Callable[[Callable[[House], None]], None]:
-    def run(story: Callable[[House], None], **options: Any) -> None:
-        async def main() -> None:
-            story(House(**options))
-
-        request.param(main())
-
-    return run
-
-
-Play = Callable[..., None]
-
-
-# Engine
+def play(request: pytest.FixtureRequest) -> Play:
+    return playing(request.param)
 
 
 def test_commands_go_out_in_order_and_their_answers_come_back(play: Play) -> None:
@@ -266,6 +144,123 @@ def test_cancelling_a_large_one_that_has_not_left_needs_no_answer(play: Play) ->
     play(story)
 
 
+def asked(house: House) -> list[tuple[str, str]]:
+    """Return what the host was asked about commands, and of which."""
+    by_id = {sent.id: label for label, sent in house.under_way.items()}
+    return [
+        (HostCall(sent.code).name if sent.kind == Kind.CALL else Kind(sent.kind).name, by_id[sent.id])
+        for sent in house.host.take()
+        if sent.kind != Kind.COMMAND
+    ]
+
+
+def test_what_is_to_end_is_dropped_where_it_waits_and_ended_where_it_runs(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        [runs, behind] = house.put(engine, "runs", "behind")
+        [following, waiting] = house.put(engine, "next", "waits", exclusive=True)
+        house.arrived()
+        for command in (waiting, following, behind, runs):
+            engine.end(command)
+        assert asked(house) == [("END", "behind"), ("END", "runs")]
+        assert [command.cancelled for command in (runs, behind, following, waiting)] == [False, False, True, True]
+        house.answer("runs", Status.FAULT, TaskAborted("ended", step="kill", seconds=4.0))
+        house.answer("behind", Status.RETURNED)
+        assert [(label, result.code) for label, result in house.results] == [
+            ("runs", Status.FAULT),
+            ("behind", Status.CANCELLED),
+        ]
+        assert (engine.queued, engine.state, house.arrived()) == (0, "idle", [])
+
+    play(story)
+
+
+def test_what_is_asked_back_may_be_put_elsewhere(play: Play) -> None:
+    def story(house: House) -> None:
+        engine, other = house.join(), house.join()
+        [runs, behind] = house.put(engine, "runs", "behind")
+        [following, waiting, _] = house.put(engine, "next", "waits", "last", exclusive=True)
+        house.arrived()
+        assert not engine.recall(runs)
+        assert not engine.recall(behind)
+        assert asked(house) == [("RECALL", "runs"), ("RECALL", "behind")]
+        assert engine.recall(waiting)
+        assert engine.recall(following)
+        assert not engine.recall(following)
+        assert engine.queued == 1
+        other.put(waiting)
+        assert house.arrived() == ["waits"]
+        house.answer("waits")
+        # One that was on its way to a kernel that is gone is back as well, and not sent again by itself.
+        house.answer("behind", Status.RETURNED)
+        house.answer("runs")
+        assert [(label, result.code) for label, result in house.results] == [
+            ("waits", Status.OK),
+            ("behind", Status.CANCELLED),
+            ("runs", Status.OK),
+        ]
+        other.put(behind)
+        assert house.arrived() == ["last", "behind"]
+        assert engine._withdrawn == set()
+
+    play(story)
+
+
+def test_a_limit_is_told_before_its_command_and_forgotten_with_it(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        limited, large = house.command("limited"), house.command("large")
+        limited.limit = large.limit = 1.5
+        engine.put(limited)
+        engine.put(house.command("free"))
+        sent = house.host.take()
+        assert [(one.kind, one.code, one.engine) for one in sent] == [
+            (Kind.CALL, HostCall.LIMIT, 0),
+            (Kind.COMMAND, 0, 0),
+            (Kind.COMMAND, 0, 0),
+        ]
+        assert (sent[0].id, SECONDS.unpack(sent[0].header)) == (sent[1].id, (1.5,))
+        # A large one that never leaves: the host has been told of its limit.
+        large.payload = frame(Kind.CALL, 900, buffers=[bytes(100_000)])
+        for take_away in (engine.end, engine.recall):
+            large.cancelled = False
+            engine.put(large)
+            house.host.take()
+            number = max(engine._under_way)
+            house.host.leaving.add(number)
+            assert take_away(large) in (None, True)
+            assert [(one.kind, one.id) for one in house.host.take()] == [(Kind.CANCEL, number)]
+            assert len(engine._under_way) == 2
+
+    play(story)
+
+
+def test_a_command_of_several_places_is_one_message(play: Play) -> None:
+    def story(house: House) -> None:
+        engine = house.join()
+        house.host.take()
+        for size in (3, 100_000):
+            command = house.command("joined")
+            command.payload = Composed.of(JOINED, b'{"parts": [1]}', [b"x" * size, b"value"])
+            command.client = None
+            engine.put(command)
+            [sent] = house.host.take()
+            assert (sent.kind, sent.code, sent.header, sent.size) == (
+                Kind.COMMAND,
+                JOINED,
+                b'{"parts": [1]}',
+                command.payload.size,
+            )
+            assert [bytes(buffer) for buffer in sent.buffers] == [b"x" * size, b"value"]
+            house.host.leaving.add(sent.id)
+            engine.cancel(command)
+            assert command.cancelled is command.payload.is_large is (size > 3)
+            house.host.take()
+
+    play(story)
+
+
 def test_cancelling_the_next_lets_the_one_behind_it_go(play: Play) -> None:
     def story(house: House) -> None:
         engine = house.join()
@@ -337,14 +332,15 @@ def test_a_lost_engine_answers_everything(play: Play) -> None:
     play(story)
 
 
-def test_only_the_one_that_ran_is_said_to_have_run(play: Play) -> None:
+def test_whatever_was_sent_to_a_lost_host_may_have_run(play: Play) -> None:
     def story(house: House) -> None:
         engine = house.join()
-        house.put(engine, "runs", "waits there", "waits too")
+        house.put(engine, "runs", "waits there")
+        house.put(engine, "waits here", exclusive=True)
         house.roster.leave(engine, "gone")
         lost = [result for _, result in house.results]
         assert all(isinstance(error, EngineLost) and error.engine_id == 0 for error in lost)
-        assert [error.running for error in lost] == [True, False, False]
+        assert [error.running for error in lost] == [True, True, False]
 
     play(story)
 
@@ -445,42 +441,7 @@ def test_status_says_what_and_for_how_long(play: Play) -> None:
     play(story)
 
 
-# EngineLink
-
-
-def test_what_a_kernel_goes_through_is_told(play: Play) -> None:
-    def story(house: House) -> None:
-        engine = house.join()
-
-        def notice(**about: Any) -> None:
-            house.link.receive([frame(Kind.NOTICE, header=json.dumps({"engine": 0} | about).encode())])
-
-        notice(event="kernel_died", reason="killed by SIGKILL", output="last words")
-        assert (engine.state, engine.deaths) == ("restarting", 1)
-        house.ready(18)
-        assert (engine.state, engine.pid) == ("idle", 18)
-        notice(event="kernel_restarting")
-        assert (engine.state, engine.deaths) == ("restarting", 1)
-        notice(event="kernel_broken")
-        assert engine.state == "broken"
-        notice(event="something of a later version")
-        notice(event="kernel_died", engine=99)
-        house.link.silent(7.5)
-        notice(event="engine_left", reason="it was told to end")
-        assert house.events == [
-            EngineJoined(0, "here", 17),
-            KernelDied(0, "killed by SIGKILL", "last words"),
-            KernelRestarted(0, 18),
-            EngineSuspect(0, 7.5),
-            EngineLeft(0, "engine 0 is gone: it was told to end"),
-        ]
-        assert house.link.engines == {}
-
-    play(story)
-
-
-def gone(house: House, event: str = "kernel_died") -> None:
-    house.link.receive([frame(Kind.NOTICE, header=json.dumps({"engine": 0, "event": event}).encode())])
+# Its kernel
 
 
 def test_nothing_is_sent_while_there_is_no_kernel(play: Play) -> None:
@@ -603,137 +564,5 @@ def test_what_comes_back_withdrawn_does_not_run(play: Play) -> None:
         house.link.lost(None)
         assert house.done() == ["a", "b"]
         assert engine.queued == 0
-
-    play(story)
-
-
-def test_ready_of_an_engine_that_has_left_and_one_that_is_no_ready(play: Play) -> None:
-    def story(house: House) -> None:
-        house.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=4, header=b'{"engine": 4, "pid": 1}')])
-        assert house.host.take() == []
-        for header in (b"[]", b'{"engine": 0}', b'{"pid": "x"}'):
-            with pytest.raises(ProtocolError, match="READY"):
-                house.link.receive([frame(Kind.CALL, 7, code=EngineCall.READY, engine=0, header=header)])
-
-    play(story)
-
-
-def test_a_fault_of_a_dead_kernel_reaches_the_command(play: Play) -> None:
-    def story(house: House) -> None:
-        engine = house.join()
-        house.put(engine, "a")
-        house.arrived()
-        house.answer("a", Status.FAULT, EngineDied("killed", engine_id=0, reason="killed", running=True))
-        [(_, result)] = house.results
-        error = from_plain(result.json())
-        assert isinstance(error, EngineDied)
-        assert error.running
-
-    play(story)
-
-
-def _run(story: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(story, 5))
-
-
-def test_questions_to_the_host_are_answered_refused_or_lost() -> None:
-    async def main() -> None:
-        house = House()
-        engine = house.join()
-        house.host.take()
-        asked = [engine.interrupt(), engine.restart(), engine.stop(), house.link.call(HostCall.STOP)]
-        calls = house.host.take()
-        assert [(call.kind, call.code, call.engine) for call in calls] == [
-            (Kind.CALL, HostCall.INTERRUPT, 0),
-            (Kind.CALL, HostCall.RESTART, 0),
-            (Kind.CALL, HostCall.STOP, 0),
-            (Kind.CALL, HostCall.STOP, NO_ENGINE),
-        ]
-        refused = json.dumps(to_plain(OperationError("not now"))).encode()
-        house.link.receive([frame(Kind.RESULT, calls[0].id, header=b'{"interrupted": 1}')])
-        house.link.receive([frame(Kind.RESULT, calls[1].id, code=Status.FAULT, header=refused)])
-        assert await asked[0] == {"interrupted": 1}
-        with pytest.raises(OperationError, match="not now"):
-            await asked[1]
-        asked[2].cancel()
-        house.link.receive([frame(Kind.RESULT, calls[2].id)])
-        house.link.lost(None)
-        with pytest.raises(EngineLost, match="its host closed the connection"):
-            await asked[3]
-
-    _run(main())
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        frame(Kind.COMMAND, 1, header=b"{}"),
-        frame(Kind.CANCEL, 1),
-        frame(Kind.CALL, 1, code=99),
-        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b"[]"),
-        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b"{"),
-        frame(Kind.CALL, 1, code=EngineCall.JOIN, header=b'{"pid": "many"}'),
-        frame(Kind.NOTICE, header=b"\xff"),
-    ],
-)
-def test_a_host_that_breaks_the_rules_is_told_apart(wrong: Frame, play: Play) -> None:
-    def story(house: House) -> None:
-        with pytest.raises(ProtocolError):
-            house.link.receive([wrong])
-        assert house.roster.engines == {}
-        # No id was used up.
-        assert house.join().id == 0
-
-    play(story)
-
-
-# Roster
-
-
-def test_the_lowest_free_id_goes_to_the_next(play: Play) -> None:
-    def story(house: House) -> None:
-        _, other = house.dial()
-        assert [house.join().id, house.join(other).id, house.join().id, house.join(other).id] == [0, 1, 2, 3]
-        assert sorted(house.link.engines) == [0, 2]
-        house.link.lost(None)
-        assert list(house.roster.engines) == [1, 3]
-        assert [house.join(other).id for _ in range(3)] == [0, 2, 4]
-        assert list(house.roster.engines) == [0, 1, 2, 3, 4]
-
-    play(story)
-
-
-def test_the_answer_to_a_join_comes_before_anybody_hears_of_the_engine(play: Play) -> None:
-    def story(house: House) -> None:
-        at_the_time: list[int] = []
-        house.roster._on_join = lambda engine: at_the_time.append(len(house.host.sent))
-        house.join()
-        [answer] = house.host.take()
-        assert (answer.kind, answer.id, answer.code, answer.flags) == (Kind.RESULT, 5, Status.OK, LAST)
-        assert answer.json() == {"engine": 0}
-        assert at_the_time == [1]
-
-    play(story)
-
-
-def test_an_engine_too_many_is_refused_in_words(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "NO_ENGINE", 2)
-
-    def story(house: House) -> None:
-        house.join()
-        engine = house.join()
-        house.host.take()
-        house.link.receive([frame(Kind.CALL, 6, code=EngineCall.JOIN, header=b"{}")])
-        [answer] = house.host.take()
-        assert (answer.kind, answer.id, answer.code, answer.flags) == (Kind.RESULT, 6, Status.FAULT, LAST)
-        error = from_plain(answer.json())
-        assert isinstance(error, OperationError)
-        assert "every id is taken" in str(error)
-        assert list(house.roster.engines) == [0, 1]
-        # The others go on, and the next is welcome when there is an id again.
-        house.put(engine, "a")
-        assert house.arrived() == ["a"]
-        house.roster.leave(engine, "gone")
-        assert house.join().id == 1
 
     play(story)

@@ -24,13 +24,13 @@ from aioparallel import loops, transports
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
-from aioparallel.engines import EngineLink
 from aioparallel.errors import AccessDenied
 from aioparallel.events import Event, PeerRefused
 from aioparallel.handshake import pack
 from aioparallel.identity import ALPN
 from aioparallel.interface import ClientProxy
 from aioparallel.interfaces.monitor import MonitorClient
+from aioparallel.roster import EngineLink
 from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.

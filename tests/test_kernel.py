@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import operator
 import os
 import signal
 import subprocess
@@ -11,12 +13,17 @@ import sys
 import time
 from operator import mul
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 from driven import ENGINE, Driven, driven
 
-from aioparallel.errors import MessageTooLarge, RemoteError
-from aioparallel.wire import KernelCall, Kind, Limits, Status, encode
+from aioparallel.errors import MessageTooLarge, ProtocolError, RemoteError, TaskRejectError
+from aioparallel.memory import Segment, span
+from aioparallel.reference import Outcome
+from aioparallel.serialize import pack
+from aioparallel.wire import JOINED, Buffer, KernelCall, Kind, Limits, Status, encode, encode_shared
 
 # What it is
 
@@ -362,13 +369,13 @@ def test_cancel_of_what_waits_and_of_what_runs() -> None:
             waiting = [one.execute(f"print({i})") for i in range(5)]
             await one.printed("on\n")
             for number, _ in waiting[1:4]:
-                one.kernel.cancel(number)
-            one.kernel.cancel(running)
+                one.cancel(number)
+            one.cancel(running)
             assert (await first).value.type_name == "KeyboardInterrupt"
             outcomes = [await answer for _, answer in waiting]
             assert [outcome.status for outcome in outcomes] == [Status.OK, *[Status.CANCELLED] * 3, Status.OK]
             assert outcomes[4].stdout == "4\n"
-            one.kernel.cancel(running)  # long answered: nothing
+            one.cancel(running)  # long answered: nothing
             assert (await one.do("1")).status is Status.OK
 
     asyncio.run(main())
@@ -476,6 +483,58 @@ def test_killing_the_host_leaves_no_kernel(code: str) -> None:
     ):
         assert time.monotonic() < end, "the kernel outlives its host"
         time.sleep(0.005)
+
+
+# Tasks
+
+
+def join(*values: object) -> tuple[bytes, list[Buffer]]:
+    """Return header and payload of a command that adds up what came along with it."""
+    packed = [pack(value) for value in values]
+    call = ("attempt", [(operator.contains, ("gpu",))], "apply", add_up, tuple(map(Outcome, range(len(values)))), {})
+    header = json.dumps({"parts": [len(each) for each in packed], "properties": {"gpu": 1}}).encode()
+    return header, [bytes(buffer) for each in [pack(call), *packed] for buffer in each]
+
+
+def add_up(*values: Any) -> Any:
+    return sum(values[1:], values[0])
+
+
+@pytest.mark.parametrize("size", [1, 10_000, 1_000_000])
+def test_values_come_along_with_a_command(size: int) -> None:
+    async def main() -> None:
+        arrays = [numpy.full(size, 2.0 * i) for i in range(4)]
+        header, buffers = join(*arrays)
+        async with driven(path=[str(Path(__file__).parent)]) as one:
+            number, answer = one.expect()
+            one.kernel.send(encode(Kind.COMMAND, number, code=JOINED, header=header, buffers=buffers))
+            outcome = await answer
+            assert numpy.array_equal(outcome.value, arrays[-1] * 2)
+            if one.kernel.shares:
+                lengths = [len(buffer) for buffer in buffers]
+                segment = Segment.make(span(lengths))
+                segment.write(buffers)
+                number, answer = one.expect()
+                one.kernel.send(encode_shared(Kind.COMMAND, number, segment, lengths, code=JOINED, header=header))
+                assert numpy.array_equal((await answer).value, arrays[-1] * 2)
+            number, answer = one.expect()
+            one.kernel.send(encode(Kind.COMMAND, number, code=JOINED, header=b"{", buffers=buffers))
+            assert isinstance((await answer).value, ProtocolError)
+            assert (await one.do("1")).value["repr"] == "1"
+
+    asyncio.run(main())
+
+
+def test_a_rejection_has_a_status_of_its_own() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            code = "from aioparallel import TaskRejectError\nprint('look')\nraise TaskRejectError('not here')"
+            outcome = await one.do(code)
+            assert outcome.status is Status.REJECTED
+            assert type(outcome.value) is TaskRejectError
+            assert outcome.stdout == "look\n"
+
+    asyncio.run(main())
 
 
 # Size

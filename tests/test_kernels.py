@@ -73,6 +73,50 @@ def test_ending_is_polite_then_firm_and_takes_the_children() -> None:
     asyncio.run(main())
 
 
+def test_what_has_begun_last_is_known_when_it_is_done() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            assert (one.kernel.running, one.kernel.latest) == (None, None)
+            await one.do("1")
+            assert (one.kernel.running, one.kernel.latest) == (None, 1)
+            number, done = one.execute("import time; time.sleep(1000)")
+            await one.running(number)
+            assert one.kernel.latest == number == 2
+            withdrawn, other = one.execute("2")
+            one.kernel.withdraw(withdrawn)
+            one.kernel.interrupt(number)
+            await asyncio.gather(done, other)
+            assert (one.kernel.running, one.kernel.latest) == (None, 2)
+
+    asyncio.run(main())
+
+
+def test_what_is_sent_sigterm_begins_nothing_more() -> None:
+    async def main() -> None:
+        async with driven() as one:
+            await one.do("import signal, time; signal.signal(15, lambda *_: print('told')); kept = 1")
+            number, done = one.execute("while not time.sleep(0.001): pass")
+            _, other = one.execute("kept")
+            await one.running(number)
+            assert not one.kernel.terminate(number - 1)
+            assert one.kernel.terminate(number)
+            await one.printed("told")
+            one.kernel.interrupt(number)
+            await done
+            await one.running(number + 1)  # that is, it would like to
+            one.kernel.kill()
+            await one.ended
+            assert not other.done()
+        async with driven() as one:
+            # It was not running: nothing has happened.
+            assert not one.kernel.terminate(5)
+            assert (await one.do("1")).value["repr"] == "1"
+            assert not one.kernel.terminate(1)
+            assert (await one.do("2")).value["repr"] == "2"
+
+    asyncio.run(main())
+
+
 def test_a_kernel_that_breaks_the_rules_is_killed() -> None:
     async def main() -> None:
         async with driven() as one:

@@ -126,10 +126,10 @@ def test_a_later_call_to_the_same_engine_does_not_overtake() -> None:
             after = [mec.execute("seen.append(2)", targets=0), mec.execute("seen.append(3)")]
             beside = mec.execute("seen.append(4)", targets=1)
             other = mec.execute("seen.append(5)", targets=2)
-            assert repr(mec.channel._line) == "<Line: 1 calls leaving, 4 waiting>"
+            assert repr(mec.channel._departures.line) == "<Line: 1 calls leaving, 4 waiting>"
             await asyncio.gather(large, *after, beside, other)
             assert await mec.pull("seen") == [[1, 2, 3], [3, 4], [3, 5]]
-            assert not mec.channel._line.leaving
+            assert not mec.channel._departures.line.leaving
             assert host.waiting == []
             await mec.aclose()
 
@@ -189,7 +189,7 @@ def test_each_thread_keeps_its_order_on_real_engines(cluster: client.Cluster) ->
             for thread in range(4):
                 numbers = [number for by, number in seen if by == thread]
                 assert numbers == sorted(numbers)
-        assert not mec._channel._line.leaving
+        assert not mec._channel._departures.line.leaving
 
 
 def test_large_values_come_through_real_engines_whole(cluster: client.Cluster) -> None:
@@ -216,7 +216,7 @@ def test_a_call_that_waits_can_be_withdrawn() -> None:
             assert not large.done()
             await large
             assert await mec.pull("seen") == [[1], [3]]
-            assert mec.channel._line.size == 0
+            assert mec.channel._departures.line.size == 0
             await mec.aclose()
 
     asyncio.run(main())
@@ -239,7 +239,7 @@ def test_a_call_that_is_leaving_is_dropped_where_it_is(run: Any) -> None:
             assert not under_way(far)
             assert host.cancelled == []
             assert not mec.channel._connection._outbox
-            assert not mec.channel._line.leaving
+            assert not mec.channel._departures.line.leaving
             assert mec.channel._pending == {}
             await until(lambda: sys.getrefcount(data) == references)
             await mec.aclose()
@@ -337,8 +337,8 @@ def test_a_connection_lost_in_the_middle_leaves_nothing(run: Any, who: str) -> N
             del calls, results
             await until(lambda: not any(end._outbox or under_way(end) for end in ends))
             assert mec.channel._pending == {}
-            assert not mec.channel._line.leaving
-            assert mec.channel._line.size == 0
+            assert not mec.channel._departures.line.leaving
+            assert mec.channel._departures.line.size == 0
             await until(lambda: sys.getrefcount(data) == references)
             await until(lambda: who == "host" or controller.engines[0].state == "idle")
             await mec.aclose()
@@ -388,10 +388,10 @@ def test_a_thread_that_does_not_wait_is_held_up_by_what_waits_in_the_line(cluste
         calls = []
         for _ in range(20):
             calls.append(mec.apply(len, bytes(3_000_000), targets=0, block=False))
-            most = max(most, mec._channel._line.size)
+            most = max(most, mec._channel._departures.line.size)
         assert {call.result(60)[0] for call in calls} == {3_000_000}
         assert most < 2 * 3_100_000
-        assert mec._channel._line.size == 0
+        assert mec._channel._departures.line.size == 0
 
 
 def test_a_handle_may_be_cancelled_from_any_thread(cluster: client.Cluster) -> None:
@@ -406,4 +406,4 @@ def test_a_handle_may_be_cancelled_from_any_thread(cluster: client.Cluster) -> N
             assert mec.apply(abs, -1) == [1, 1]
             assert all(call.done() for call in calls)
         assert mec._channel._pending == {}
-        assert not mec._channel._line.leaving
+        assert not mec._channel._departures.line.leaving

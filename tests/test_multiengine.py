@@ -23,11 +23,16 @@ from aioparallel.errors import (
     OperationError,
     QueueCleared,
     SerializationError,
+    TaskRejectError,
 )
 
 
 def double(x: int) -> int:
     return 2 * x
+
+
+def reject() -> None:
+    raise TaskRejectError("not here")
 
 
 def connect(controller: Any, name: str = "multiengine") -> Any:
@@ -378,6 +383,29 @@ def test_host_calls_reach_the_host_of_each_engine():
                 ("RESTART", 1),
                 ("STOP", 0),
             ]
+
+    asyncio.run(main())
+
+
+def test_a_rejection_is_an_error_like_others():
+    async def main() -> None:
+        async with model_cluster(2, eager=False) as (controller, host), connect(controller) as mec:
+            calling = mec.apply(reject)
+            behind = mec.apply(double, 1, targets=0)
+            await settle()
+            host.step()
+            host.step()
+            with pytest.raises(CompositeError, match=r"\[1:apply\]: TaskRejectError: not here"):
+                await calling
+            with pytest.raises(QueueCleared):
+                await behind
+            single = mec[0].execute("from aioparallel import TaskRejectError; raise TaskRejectError('nor here')")
+            await settle()
+            host.step()
+            with pytest.raises(TaskRejectError, match="nor here") as caught:
+                await single
+            assert caught.value.engine_id == 0
+            assert single.metadata.completed is not None
 
     asyncio.run(main())
 

@@ -6,11 +6,20 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy
 import pytest
 
-from aioparallel.errors import OperationError, RemoteError, SerializationError
+from aioparallel.errors import (
+    DeserializationError,
+    OperationError,
+    RemoteError,
+    SerializationError,
+    TaskRejectError,
+)
 from aioparallel.namespace import VERBS, Namespace
+from aioparallel.reference import Outcome, Reference
 from aioparallel.serialize import Buffer, pack, unpack, unpack_error
+from aioparallel.wire import Status
 
 
 @pytest.fixture
@@ -20,8 +29,8 @@ def engine() -> Namespace:
 
 def do(engine: Namespace, *command: Any) -> Any:
     """Do a command as a client sees it: the value, or the error raised."""
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 
@@ -33,12 +42,14 @@ def note(error: BaseException) -> str:
 def test_the_verbs() -> None:
     assert sorted(VERBS) == [
         "apply",
+        "attempt",
         "end_forwarding",
         "execute",
         "forward_logging",
         "get_result",
         "keys",
         "map",
+        "perform",
         "pull",
         "pull_function",
         "push",
@@ -235,7 +246,7 @@ def test_results_that_cannot_be_sent(engine: Namespace) -> None:
 
 
 def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
-    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, end_forwarding, execute"):
+    with pytest.raises(OperationError, match="unknown verb 'explode': an engine knows apply, attempt, end_forwarding"):
         do(engine, "explode")
     garbage: list[list[Buffer]] = [
         [],
@@ -247,8 +258,8 @@ def test_unknown_verbs_and_garbage(engine: Namespace) -> None:
         pack(("apply", 1, 2, 3, 4)),
     ]
     for buffers in garbage:
-        ok, payload = engine.run(buffers)
-        assert not ok
+        status, payload = engine.run(buffers)
+        assert status == Status.ERROR
         assert isinstance(unpack_error(payload), Exception)
 
 
@@ -302,3 +313,120 @@ def test_as_the_main_module(engine: Namespace) -> None:
     assert do(engine, "execute", "import pickle; pickle.loads(pickle.dumps(P(4)))")["repr"] == "P(x=4)"
     assert do(engine, "pull", "P")(5).x == 5
     assert repr(engine).startswith("<Namespace of engine 3: ")
+
+
+# What comes along with a task
+
+
+def joined(engine: Namespace, command: tuple[Any, ...], *values: Any, **about: Any) -> Any:
+    """Do a command with which the values of other tasks come along."""
+    packed = [pack(value) for value in values]
+    buffers = [bytes(buffer) for each in [pack(command), *packed] for buffer in each]
+    status, payload = engine.run(buffers, {"parts": [len(each) for each in packed], **about})
+    if status == Status.OK:
+        return unpack(payload)
+    error = unpack_error(payload)
+    assert (status == Status.REJECTED) == isinstance(error, TaskRejectError)
+    raise error
+
+
+def test_outcomes_become_the_values_that_came_along(engine: Namespace) -> None:
+    array = numpy.arange(10_000.0)
+    call = ("apply", lambda *args: args, (Outcome(1), [Outcome(0)], {"k": Outcome(1)}), {})
+    first, (second,), keyed = joined(engine, call, "zero", array)
+    assert second == "zero"
+    assert numpy.array_equal(first, array)
+    assert keyed["k"] is first
+    assert joined(engine, ("apply", lambda x: x.flags.writeable, (Outcome(0),), {}), array) is True
+    assert joined(engine, ("apply", Outcome(0), (2,), {}), lambda x: 2 * x) == 4
+    # One is unpacked once, when it is first met; one that is not met, never.
+    assert joined(engine, ("apply", lambda a, b: a is b, (Outcome(0), [Outcome(0)][0]), {}), [1], Unbuildable()) is True
+
+
+def test_what_is_no_ones_value(engine: Namespace) -> None:
+    with pytest.raises(DeserializationError, match="the value of future 0 among the arguments did not come along"):
+        do(engine, "apply", abs, (Outcome(0),), {})
+    with pytest.raises(DeserializationError, match="the value of future 1 among the arguments did not come along"):
+        joined(engine, ("apply", abs, (Outcome(1),), {}), -1)
+    assert joined(engine, ("apply", abs, (Outcome(0),), {}), -1) == 1
+    assert not engine._parents
+    for parts in ([2], [0], [-1], [1, 1], "x"):
+        status, payload = engine.run([bytes(buffer) for buffer in pack(("keys",))], {"parts": parts})
+        assert status == Status.ERROR
+        assert isinstance(unpack_error(payload), Exception)
+
+
+def test_a_value_that_cannot_be_rebuilt_here_is_named(engine: Namespace) -> None:
+    match = "the value of future 1 among the arguments: cannot rebuild what arrived: ModuleNotFoundError: No module"
+    with pytest.raises(DeserializationError, match=match) as caught:
+        joined(engine, ("apply", max, (Outcome(0), Outcome(1)), {}), 1, Unbuildable())
+    assert "/namespace.py" not in note(caught.value)
+    assert "in _import_nowhere" in note(caught.value)
+    assert not engine._parents
+
+
+def test_a_value_may_hold_a_reference(engine: Namespace) -> None:
+    do(engine, "push", {"a": 5})
+    assert joined(engine, ("apply", list, (Outcome(0),), {}), [Reference("a")]) == [5]
+    with pytest.raises(NameError, match="nowhere"):
+        joined(engine, ("apply", list, (Outcome(0),), {}), [Reference("nowhere")])
+    assert do(engine, "apply", lambda: str(Outcome(1)), (), {}) == "Outcome(1)"
+
+
+class Unbuildable:
+    def __reduce__(self) -> Any:
+        return _import_nowhere, ()
+
+
+def _import_nowhere() -> None:
+    import nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+# Whether this is the engine for it
+
+
+def has(properties: dict[str, Any], name: str, least: int = 1) -> Any:
+    return properties[name] >= least
+
+
+async def has_later(properties: dict[str, Any], name: str) -> Any:
+    await asyncio.sleep(0)
+    properties.clear()  # its own copy
+    return name == "gpu"
+
+
+def test_checks_are_asked_before_anything_is_done(engine: Namespace) -> None:
+    def attempt(*checks: Any) -> Any:
+        return joined(engine, ("attempt", checks, "push", {"done": True}), properties={"gpu": 2, "mem": 1})
+
+    for failing, text in [
+        ((has, ("mem", 2)), r"has\(\{'gpu': 2, 'mem': 1\}, 'mem', 2\) is False here"),
+        ((has, ("disk",)), "has asks for 'disk', which is no property of engine 3"),
+        ((has_later, ("cpu",)), "has_later"),
+    ]:
+        with pytest.raises(TaskRejectError, match=text):
+            attempt((has, ("gpu",)), failing)
+        assert do(engine, "keys") == []
+    with pytest.raises(TypeError):
+        attempt((has, ()))
+    assert attempt((has, ("gpu", 2)), (has_later, ("gpu",)), (has, ("mem",))) is None
+    assert do(engine, "pull", "done") is True
+    assert joined(engine, ("attempt", [], "apply", abs, (-1,), {})) == 1
+    assert not engine.properties
+    with pytest.raises(TaskRejectError, match="'gpu', which is no property"):
+        do(engine, "attempt", [(has, ("gpu",))], "keys")
+    with pytest.raises(OperationError, match="unknown verb 'explode'"):
+        do(engine, "attempt", [], "explode")
+
+
+def test_any_command_may_be_rejected(engine: Namespace) -> None:
+    do(engine, "execute", "from aioparallel import TaskRejectError\nclass Mine(TaskRejectError): pass")
+    for name in ("TaskRejectError", "Mine"):
+        status, payload = engine.run(pack(("execute", f"raise {name}('not here')")))
+        assert status == Status.REJECTED
+        assert isinstance(error := unpack_error(payload), TaskRejectError)
+        assert str(error) == "not here"
+        with pytest.raises(TaskRejectError):
+            do(engine, "get_result", None)
+    with pytest.raises(ExceptionGroup):
+        do(engine, "execute", "raise ExceptionGroup('several', [Mine()])")

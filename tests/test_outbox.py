@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioparallel.decoder import Decoder
 from aioparallel.outbox import Outbox
 from aioparallel.stream import STREAMS
-from aioparallel.wire import HEAD, LAST, NO_ENGINE, PIECE, Bulk, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import HEAD, LAST, NO_ENGINE, PIECE, Bulk, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**20, piece=100, outbox=1000)
 

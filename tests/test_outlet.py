@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from aioparallel.decoder import Decoder
 from aioparallel.outlet import RECORDS, Outlet
-from aioparallel.wire import Decoder, Frame, Kind, Limits, News
+from aioparallel.wire import Frame, Kind, Limits, News
 
 
 class Far:

@@ -14,9 +14,10 @@ from model import model_cluster, settle
 
 import aioparallel
 from aioparallel import client
+from aioparallel.decoder import Decoder
 from aioparallel.errors import EngineDied
 from aioparallel.output import Output, Printer, Watch, Watching, watch_of
-from aioparallel.wire import OUTPUT_META, RESULT_META, Decoder, Frame, HostCall, Kind, Limits, News, Status, encode
+from aioparallel.wire import OUTPUT_META, RESULT_META, Frame, HostCall, Kind, Limits, News, Status, encode
 
 TEXT = "zwölf Boxkämpfer 🥊 jagen Viktor quer über den großen Sylter Deich …\n"
 

@@ -17,6 +17,7 @@ from aioparallel import rebinding, serialize
 from aioparallel.errors import DeserializationError, SerializationError
 from aioparallel.namespace import Namespace
 from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.wire import Status
 
 c = 100
 lock = threading.Lock()
@@ -42,8 +43,8 @@ def engine() -> Namespace:
 
 
 def answer(engine: Namespace, buffers: list[Any]) -> Any:
-    ok, payload = engine.run([bytes(buffer) for buffer in buffers])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in buffers])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 

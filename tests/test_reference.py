@@ -14,8 +14,9 @@ import aioparallel
 from aioparallel import client, reference
 from aioparallel.errors import CompositeError
 from aioparallel.namespace import Namespace
-from aioparallel.reference import Reference
+from aioparallel.reference import Outcome, Promise, Reference
 from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.wire import Status
 
 
 def same(*args: Any, **kwargs: Any) -> Any:
@@ -28,8 +29,8 @@ class Holder:
 
 
 def do(engine: Namespace, *command: Any) -> Any:
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 
@@ -53,6 +54,20 @@ def test_away_from_an_engine_it_stays_what_it_is() -> None:
         assert hash(back) == hash(there)
     assert there != Reference("a")
     assert there != "a.b[0]"
+
+
+def test_an_outcome_stays_what_it_is_away_from_an_engine() -> None:
+    there = Outcome(3)
+    assert repr(there) == "Outcome(3)"
+    for back in (unpack(pack([there]))[0], pickle.loads(pickle.dumps(there)), copy.deepcopy(there)):
+        assert back == there
+        assert hash(back) == hash(there)
+    assert there != Outcome(2)
+    assert there != 3
+
+
+def test_a_promise_has_nothing_to_give() -> None:
+    assert Promise().arrived() is None
 
 
 @pytest.mark.parametrize("wrong", ["", "a b", "a = 1", "import os", "a\0", "a.b["])

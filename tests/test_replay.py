@@ -20,7 +20,7 @@ from aioparallel.errors import CompositeError, ConfigurationError, EngineDied, O
 from aioparallel.events import Event, SetUpFailed
 from aioparallel.handle import Handle
 from aioparallel.serialize import pack, unpack
-from aioparallel.wire import Frame
+from aioparallel.wire import Frame, Status
 
 
 def connect(controller: Any, name: str = "multiengine") -> Any:
@@ -317,7 +317,7 @@ def test_what_it_refuses():
             assert await mec.on_join.list() == []
             assert bool(mec.on_join)
             assert repr(mec.on_join).startswith("<OnJoin of")
-            assert host.spaces[0].run(pack(("set_up", "nothing")))[0] is False
+            assert host.spaces[0].run(pack(("set_up", "nothing")))[0] == Status.ERROR
 
     asyncio.run(main())
 

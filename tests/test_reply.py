@@ -13,7 +13,7 @@ import pytest
 from aioparallel.handle import Handle
 from aioparallel.pending import PendingResult
 from aioparallel.portal import portal
-from aioparallel.reply import CallInfo, Reply
+from aioparallel.reply import CallInfo, Reply, Unread
 from aioparallel.wire import NO_ENGINE, RESULT_META, TRIED, Status
 
 Make = Callable[[], Any]
@@ -35,6 +35,27 @@ def each_kind(story: Callable[[Make], None]) -> Callable[[str], None]:
 def add(value: Any, log: list[Any], name: str, more: int = 1) -> Any:
     log.append((name, value))
     return value + more
+
+
+# What another call may be given
+
+
+@each_kind
+def test_a_value_has_arrived_or_not(make: Make) -> None:
+    waiting, good, bad, cancelled, changed = make(), make(), make(), make(), make()
+    good.set_result(None)
+    bad.set_exception(ZeroDivisionError())
+    cancelled.cancel()
+    changed.set_result(1)
+    changed.add_callback(add, [], "callback")
+    assert [reply.arrived() for reply in (waiting, good, bad, cancelled, changed)] == [None, (None,), None, None, (2,)]
+    kept = make()
+    kept.unread = Unread()
+    kept.set_result(3)
+    assert kept.arrived() == (3,)
+    assert kept.unread is None
+    with pytest.raises(ZeroDivisionError):
+        bad.result()
 
 
 # Callbacks

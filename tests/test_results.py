@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from aioparallel import serialize
+from aioparallel.decoder import Decoder
 from aioparallel.errors import CompositeError, EngineDied, InvalidEngineID, QueueCleared, to_plain
 from aioparallel.results import ExecuteResult, QueueStatusList, ResultList, collect, outputs
-from aioparallel.wire import LAST, RESULT_META, Decoder, Frame, Kind, Limits, Status, encode
+from aioparallel.wire import LAST, RESULT_META, Frame, Kind, Limits, Status, encode
 
 
 def frame(engine: int, value: Any = None, *, error: BaseException | None = None, out: bytes = b"", err: bytes = b""):

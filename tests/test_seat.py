@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from clock import Clock
 from pieces import flat
 
+from aioparallel.decoder import Decoder
 from aioparallel.kernels import Kernel
-from aioparallel.seat import Deaths, Seat
-from aioparallel.wire import OUTPUT_META, Decoder, Frame, KernelCall, Kind, Limits, News, Sendable, Status, encode
+from aioparallel.seat import Seat
+from aioparallel.wire import OUTPUT_META, Frame, KernelCall, Kind, Limits, News, Sendable, Status, encode
 
 
 def _frames(pieces: Iterable[Sendable]) -> list[Frame]:
@@ -30,11 +32,13 @@ class ModelKernel(Kernel):
         self.sent: list[Frame] = []
         self.asked: list[tuple[str, int]] = []
         self.runs: int | None = None
+        self.ran: int | None = None
         self.written = [b"", b""]
         self.killed = False
 
     pid = property(lambda self: 100 + self.number)  # type: ignore[assignment]
     running = property(lambda self: self.runs)  # type: ignore[assignment]
+    latest = property(lambda self: self.runs or self.ran)  # type: ignore[assignment]
 
     def start(self) -> None:
         if self.number == 99:
@@ -43,8 +47,8 @@ class ModelKernel(Kernel):
     def send(self, pieces: Iterable[Sendable]) -> None:
         self.sent += _frames(pieces)
 
-    def cancel(self, number: int) -> None:
-        self.asked.append(("cancel", number))
+    def withdraw(self, number: int) -> None:
+        self.asked.append(("withdraw", number))
 
     def interrupt(self, number: int) -> None:
         self.asked.append(("interrupt", number))
@@ -59,6 +63,10 @@ class ModelKernel(Kernel):
 
     def read_output(self, number: int, stream: int, start: int) -> bytes:
         return self.written[stream][start : start + 10] if number == self.runs else b""
+
+    def terminate(self, number: int) -> bool:
+        self.asked.append(("terminate", number))
+        return self.runs == number
 
     def kill(self) -> None:
         self.killed = True
@@ -80,9 +88,10 @@ class ModelHost:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
+        self.errors: list[dict[str, Any]] = []
         self.kernels: list[ModelKernel] = []
         kind = type("Made", (ModelKernel,), {"made": self.kernels})
-        self.seat = Seat(3, kind, ["/here"], self)
+        self.seat = Seat(3, kind, ["/here"], self, grace=2.0)
 
     def send(self, pieces: Iterable[Sendable]) -> None:
         for frame in _frames(pieces):
@@ -91,6 +100,8 @@ class ModelHost:
                 self.log.append((frame.id, News(frame.code), offset, b"".join(frame.buffers)))
                 continue
             plain = frame.json() if frame.header else {}
+            if frame.code == Status.FAULT:
+                self.errors.append(plain)
             self.log.append((frame.id, Status(frame.code).name, plain.get("running"), plain.get("reason")))
 
     def notify(self, event: str, seat: Seat, **about: Any) -> None:
@@ -236,6 +247,126 @@ def test_death_answers_everything_and_says_what_ran() -> None:
     _played(story)
 
 
+def test_what_was_done_and_not_answered_had_begun() -> None:
+    def story(host: ModelHost) -> None:
+        for runs, ran, begun in ((3, None, [1, 2, 3]), (None, 2, [1, 2]), (None, None, []), (None, 77, [])):
+            kernel = host.working()
+            for number in (1, 2, 3, 4):
+                host.command(number)
+            kernel.runs, kernel.ran = runs, ran
+            kernel.answer(77)
+            host.errors.clear()
+            kernel.on_exit(-9, "")
+            assert [error["begun"] for error in host.errors] == [number in begun for number in (1, 2, 3, 4)]
+            assert [error["running"] for error in host.errors] == [number == runs for number in (1, 2, 3, 4)]
+            assert ("with the result of this" in host.errors[0]["text"]) == bool(begun)
+            host.seat.restart(host.answer)
+
+    _played(story)
+
+
+def ended(host: ModelHost, kernel: ModelKernel, number: int, *, until: str) -> None:
+    """End a command that runs, and have its kernel resist until that step."""
+    clock = host.seat._ladder._loop = Clock()  # type: ignore[assignment]
+    kernel.runs = number
+    host.seat.end(number)
+    clock.go(2.0 if until == "terminate" else 4.0)
+    assert kernel.asked[-2:] == [("interrupt", number), ("terminate", number)]
+    assert kernel.killed == (until == "kill")
+
+
+def test_what_is_ended_with_its_kernel_is_no_death() -> None:
+    def story(host: ModelHost) -> None:
+        for until in ("terminate", "kill"):
+            kernel = host.working()
+            for number in (1, 2, 3):
+                host.command(number)
+            host.take()
+            host.errors.clear()
+            ended(host, kernel, 2, until=until)
+            kernel.runs = 3  # it is kept from beginning
+            kernel.on_exit(-15, "")
+            assert [entry if isinstance(entry, str) else entry[:3] for entry in host.take()] == [
+                "kernel_restarting",
+                (1, "FAULT", False),
+                (2, "FAULT", None),
+                (3, "FAULT", False),
+            ]
+            assert [(error["error"], error.get("begun"), error.get("step")) for error in host.errors] == [
+                ("EngineDied", True, None),
+                ("TaskAborted", None, until),
+                ("EngineDied", False, None),
+            ]
+            assert repr(host.seat._deaths) == "<Deaths: 0 in a row>"
+            assert host.seat.state == "starting"
+
+    _played(story)
+
+
+def test_a_restart_while_a_command_is_ended() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.take()
+        ended(host, kernel, 1, until="terminate")
+        host.seat.restart(host.answer)
+        assert kernel.killed
+        kernel.on_exit(-9, "")
+        host.working()
+        assert host.take() == [
+            "kernel_restarting", (1, "FAULT", None, None), "restarted", ("answer", {"pid": 102}, None)
+        ]  # fmt: skip
+
+    _played(story)
+
+
+def test_what_will_not_begin_is_answered_for_at_once() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        for number in range(1, 8):
+            host.command(number)
+        kernel.answer(1)
+        kernel.runs = 3  # and 2 is done, its answer on the way
+        host.take()
+        host.seat.end(4)
+        host.seat.cancel(5)
+        for number in (6, 6, 3, 2, 99):
+            assert host.seat.recall(number) == (number == 3)
+        assert host.take() == [(number, "CANCELLED", None, None) for number in (4, 5, 6)]
+        assert kernel.asked == [("withdraw", number) for number in (4, 5, 6, 3, 2)]
+        # The kernel says so as well when it comes to them: that is no news.
+        kernel.answer(2, 3, 4)
+        assert host.take() == [(2, "OK", None, None), (3, "OK", None, None)]
+        kernel.runs, kernel.ran = None, 3
+        assert host.seat.interrupt()
+        assert kernel.asked[-1] == ("interrupt", 7)
+        host.seat.cancel(7)
+        assert host.take() == [(7, "CANCELLED", None, None)]
+        assert not host.seat.interrupt()
+        kernel.on_exit(-9, "")
+        assert host.take() == ["kernel_died"]
+        assert not host.seat._unanswered
+        assert not host.seat._withdrawn
+
+    _played(story)
+
+
+def test_what_is_about_to_begin_is_left_to_the_kernel() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        host.command(1)
+        host.command(2)
+        kernel.runs = 1
+        host.take()
+        host.seat.end(1)
+        assert kernel.asked == [("withdraw", 1), ("interrupt", 1)]
+        kernel.on_frames(_frames(encode(Kind.RESULT, 1, code=Status.CANCELLED)))
+        assert host.take() == [(1, "CANCELLED", None, None)]
+        assert not host.seat._ladder.is_ending
+
+    _played(story)
+
+
 def test_interrupt_names_what_runs_or_comes_first() -> None:
     def story(host: ModelHost) -> None:
         kernel = host.working()
@@ -249,7 +380,7 @@ def test_interrupt_names_what_runs_or_comes_first() -> None:
         host.seat.cancel(1)
         host.seat.cancel(99)
         assert host.seat.interrupt()
-        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("cancel", 1), ("interrupt", 1)]
+        assert kernel.asked == [("interrupt", 1), ("interrupt", 2), ("withdraw", 1), ("interrupt", 2)]
 
     _played(story)
 
@@ -316,22 +447,6 @@ def test_broken_in_the_end_and_a_restart_that_fails_is_told() -> None:
         assert ("answer", {"pid": host.seat.pid}, "OperationError") in host.take()
 
     _played(story)
-
-
-def test_deaths_wait_longer_and_longer() -> None:
-    deaths = Deaths(first=0.1, longest=1.0, many=100, window=60)
-    waits = [deaths.died(100.0 * i, worked=False) for i in range(8)]
-    assert waits == [0.0, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0]
-    assert deaths.died(1000.0, worked=True) == 0.0
-    assert repr(deaths) == "<Deaths: 1 in a row>"
-
-
-def test_deaths_are_too_many_only_close_together() -> None:
-    deaths = Deaths(many=3, window=60)
-    assert [deaths.died(now, worked=False) for now in (0, 10, 70, 75)][-1] is not None
-    assert deaths.died(76, worked=False) is None
-    deaths.forget()
-    assert deaths.died(77, worked=False) == 0.0
 
 
 def test_a_watched_command_is_told_of_while_it_runs() -> None:

@@ -15,8 +15,9 @@ import numpy
 import pytest
 
 from aioparallel import serialize
-from aioparallel.errors import DeserializationError, EngineDied, RemoteError, SerializationError
-from aioparallel.serialize import Buffer, pack, pack_error, unpack, unpack_error
+from aioparallel.errors import DeserializationError, SerializationError
+from aioparallel.reference import Outcome, Promise
+from aioparallel.serialize import Buffer, pack, unpack
 
 
 def there_and_back(obj: Any) -> Any:
@@ -397,161 +398,101 @@ def test_a_missing_buffer_is_an_error() -> None:
         unpack([])
 
 
-# --- exceptions -----------------------------------------------------------------------------------------------------
+# --- futures in a call ----------------------------------------------------------------------------------------------
 
 
-def raised(error: BaseException) -> BaseException:
-    try:
-        raise error
-    except BaseException as caught:
-        return caught
+class Coming(Promise):
+    """A future, as far as packing goes."""
+
+    def __init__(self, *value: Any) -> None:
+        self.value = value
+        self.channel = threading.Lock()  # not what is told when it can't be sent
+
+    def arrived(self) -> tuple[Any] | None:
+        return self.value or None  # type: ignore[return-value]
 
 
-def arrived(error: BaseException, engine_id: int | None = 3) -> Exception:
-    return unpack_error(pack_error(raised(error), engine_id=engine_id))
+def pack_call(*args: Any, function: Any = max, **kwargs: Any) -> tuple[Any, list[Promise]]:
+    outcomes: list[Promise] = []
+    call = unpack(received(pack(("apply", function, args, kwargs), outcomes=outcomes)))
+    return call, outcomes
 
 
-class Fussy(Exception):
-    """Its constructor takes other arguments than it passes on, as most do."""
-
-    def __init__(self, code: int, *, reason: str) -> None:
-        super().__init__(f"code {code}")
-        self.code = code
-        self.reason = reason
-
-
-class Leaving(Exception):
-    def __init__(self, *args: Any) -> None:
-        if args != ("go",):
-            sys.exit("the constructor was run")
-        super().__init__("other text")
+def test_futures_are_taken_out_wherever_they_stand() -> None:
+    a, b, c = Coming(), Coming(), Coming()
+    call, outcomes = pack_call(a, [b, {"k": (a, {1: c})}], key=b)
+    assert outcomes == [a, b, c]
+    assert call == (
+        "apply",
+        max,
+        (Outcome(0), [Outcome(1), {"k": (Outcome(0), {1: Outcome(2)})}]),
+        {"key": Outcome(1)},
+    )
+    assert pack_call(1) == (("apply", max, (1,), {}), [])
 
 
-class Reducing(Exception):
-    def __reduce__(self) -> Any:
-        return sys.exit, ("while rebuilding",)
+def test_futures_of_functions_without_an_import_path() -> None:
+    a, b, c = Coming(), Coming(), Coming()
+    simple = main_module("def f(x): return x")["f"]
+    call, outcomes = pack_call(a, [b], a, function=simple)
+    assert (call[2], outcomes) == ((Outcome(0), [Outcome(1)], Outcome(0)), [a, b])
+    assert pack_call(a, function=simple)[0][1]("x") == "x"
+    # What only cloudpickle can do begins again from the start: each future is there once.
+    space = main_module("LOG = []\ndef f(x, y=default): return [LOG, x, y, waiting]", waiting=c, default=b)
+    call, outcomes = pack_call(a, [b], function=space["f"])
+    assert sorted(map(outcomes.index, (a, b, c))) == [0, 1, 2]
+    numbers = [Outcome(outcomes.index(each)) for each in (a, b, c)]
+    assert call[2] == (numbers[0], [numbers[1]])
+    assert call[1](1) == [[], 1, numbers[1], numbers[2]]
+    closing = (lambda future: lambda: future)(c)
+    call, outcomes = pack_call(a, function=closing)
+    assert (call[1](), call[2]) == (Outcome(outcomes.index(c)), (Outcome(outcomes.index(a)),))
 
 
-class Unreducible(Exception):
-    def __reduce__(self) -> Any:
-        raise SystemExit
+def test_a_value_that_is_there_goes_in_the_place_of_its_future() -> None:
+    array = numpy.arange(10_000.0)
+    done, waiting = Coming(array), Coming()
+    call, outcomes = pack_call(done, [waiting, done])
+    assert outcomes == [waiting]
+    assert numpy.array_equal(call[2][0], array)
+    assert call[2][1][1] is call[2][0]
+    assert call[2][1][0] == Outcome(0)
+    assert pack_call(Coming(None), function=lambda x: x)[0][2] == (None,)
 
 
-class Mute(Exception):
-    def __str__(self) -> str:
-        sys.exit("no text")
+def test_a_future_is_no_argument_of_anything_but_a_task() -> None:
+    names = ("verb", "function", "args", "kwargs")
+    for value in (Coming(), Coming(3)):
+        with pytest.raises(SerializationError, match=r"cannot send args\[1\]\['k'\]: it is a result on its way"):
+            pack(("apply", max, (0, {"k": value}), {}), name=names)
+        closing = (lambda future: lambda: future)(value)
+        with pytest.raises(SerializationError, match=r"cannot send variable 'future' of function: it is a result"):
+            pack(("apply", closing, (), {}), name=names)
+    assert pack_call(Coming())[1]  # and nothing of it is left in the picklers
+    with pytest.raises(SerializationError, match=r"tc\.submit\(f, result\)"):
+        pack([Coming()])
 
 
-class Impostor(Exception):
-    def __reduce__(self) -> Any:
-        return KeyboardInterrupt, ()
+def test_what_cannot_be_sent_beside_a_future_is_named() -> None:
+    with pytest.raises(SerializationError, match=r"cannot send args\[1\]: cannot pickle '_thread.lock' object"):
+        pack(("apply", max, (Coming(), threading.Lock()), {}), name=("verb", "f", "args", "kwargs"), outcomes=[])
 
 
-class Newborn(Exception):
-    def __new__(cls, *args: Any) -> Any:
-        return KeyboardInterrupt() if args == ("trick",) else super().__new__(cls, *args)
+def test_futures_are_not_kept_by_the_picklers() -> None:
+    import gc
+    import weakref
+
+    waiting = Coming()
+    gone = weakref.ref(waiting)
+    pack(("apply", max, (waiting,), {}), outcomes=[])
+    pack(("apply", lambda: 1, (waiting,), {}), outcomes=[])
+    del waiting
+    gc.collect()
+    assert gone() is None
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ZeroDivisionError("division by zero"),
-        KeyError("k"),
-        OSError(2, "No such file", "/nowhere"),
-        UnicodeDecodeError("ascii", b"\xff", 0, 1, "bad"),
-        SyntaxError("bad", ("<input-1>", 1, 2, "x y", 1, 3)),
-        ImportError("no", name="n"),
-        Fussy(7, reason="r"),
-        ExceptionGroup("several", [ValueError(1), Fussy(1, reason="x")]),
-        EngineDied("gone", engine_id=2, reason="killed by SIGKILL"),
-        RemoteError("far.Away", "text", "tb", 1),
-        SerializationError("cannot send x"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_exception_arrives_as_itself(error: Exception) -> None:
-    result = arrived(error)
-    assert type(result) is type(error)
-    assert str(result) == str(error)
-    assert result.args == error.args or isinstance(error, ExceptionGroup)
-    for name in ("code", "reason", "errno", "filename", "start", "lineno", "text", "name"):
-        assert getattr(result, name, None) == getattr(error, name, None)
-    assert result.engine_id == 3  # type: ignore[attr-defined]
-    note = result.__notes__[-1]
-    assert note.startswith("The traceback on engine 3:\nTraceback (most recent call last):\n") or "Group" in note
-    assert "raise error" in note
-
-
-def test_a_constructor_that_leaves_is_not_run() -> None:
-    error = Leaving("go")
-    result = arrived(error)
-    assert type(result) is Leaving
-    assert str(result) == "other text"
-
-
-@pytest.mark.parametrize(
-    ("error", "name"),
-    [
-        (KeyboardInterrupt(), "KeyboardInterrupt"),
-        (SystemExit(3), "SystemExit"),
-        (GeneratorExit(), "GeneratorExit"),
-        (StopIteration(5), "StopIteration"),
-        (StopAsyncIteration(), "StopAsyncIteration"),
-        (BaseExceptionGroup("g", [KeyboardInterrupt()]), "BaseExceptionGroup"),
-        (Reducing("x"), f"{__name__}.Reducing"),
-        (Unreducible("x"), f"{__name__}.Unreducible"),
-        (Impostor("x"), f"{__name__}.Impostor"),
-        (Newborn("x"), None),
-        (ValueError(threading.Lock()), "ValueError"),
-        (Mute("x"), None),
-    ],
-    ids=lambda each: type(each).__name__ if isinstance(each, BaseException) else "",
-)
-def test_what_cannot_be_raised_here_becomes_a_remote_error(error: BaseException, name: str | None) -> None:
-    result = arrived(error)
-    if name is None:
-        assert type(result) is type(error)
-        return
-    assert type(result) is RemoteError
-    assert result.type_name == name
-    assert result.engine_id == 3
-    assert "raise error" in result.traceback_text
-    assert "raise error" in result.__notes__[-1]
-
-
-def test_a_class_that_makes_something_else_is_a_remote_error() -> None:
-    error = Newborn("x")
-    error.args = ("trick",)
-    assert type(arrived(error)) is RemoteError
-
-
-def test_notes_and_causes_travel_as_text() -> None:
-    error = ValueError("outer")
-    error.add_note("look here")
-    error.__cause__ = raised(KeyError("inner"))
-    result = arrived(error, None)
-    assert result.__notes__[0] == "look here"
-    assert "KeyError: 'inner'" in result.__notes__[1]
-    assert result.__notes__[1].startswith("The traceback on an engine:")
-    unsendable = ValueError(threading.Lock())
-    unsendable.add_note("look here")
-    assert arrived(unsendable).__notes__[0] == "look here"
-
-
-def test_an_exception_class_of_a_script_is_caught_where_it_came_from() -> None:
-    error = main_module("class Mine(Exception): pass")["Mine"]
-    assert isinstance(arrived(error("x")), error)
-
-
-def test_frames_of_ours_are_not_shown() -> None:
-    try:
-        unpack(pack(Unbuildable(ValueError)))
-    except DeserializationError as error:
-        text = unpack_error(pack_error(error, engine_id=0)).__notes__[-1]
-    assert "serialize.py" not in text.rpartition("During handling")[0].replace("test_serialize.py", "")
-    assert "while rebuilding" in text
-
-
-@pytest.mark.parametrize("buffers", [[], [b"not json"], [b"[1]"], [b"{}"], [b'{"notes": 3}', b"garbage"], [b"\xff"]])
-def test_garbage_is_a_remote_error(buffers: list[Buffer]) -> None:
-    assert isinstance(unpack_error(buffers), RemoteError)
+def test_ten_thousand_futures() -> None:
+    futures = [Coming() for _ in range(10_000)]
+    call, outcomes = pack_call(futures, *futures)
+    assert outcomes == futures
+    assert [outcome.number for outcome in call[2][1:]] == [*range(10_000)]

@@ -8,11 +8,12 @@ import pytest
 
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
+from aioparallel.decoder import Decoder
 from aioparallel.errors import ConnectionFailed, HandshakeError, ProtocolError
 from aioparallel.handshake import ClientHandshake, ServerHandshake
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.source import Source
-from aioparallel.wire import Decoder, Frame, Kind, Limits, encode
+from aioparallel.wire import Frame, Kind, Limits, encode
 
 LIMITS = Limits(message=2**20, beat=2.0, suspect=6.0, dead=10.0)
 SOURCE = Source(lambda n: b"\x07" * n, lambda: 1000.0)

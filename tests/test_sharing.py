@@ -164,7 +164,7 @@ def test_nothing_is_left_of_what_was_withdrawn(mec: client.MultiEngineClient) ->
 def test_the_next_one_is_written_into_the_same_pages(mec: client.MultiEngineClient) -> None:
     for _ in range(5):
         mec.apply(len, LARGE)
-    assert 1 <= len(mec._channel._pool) <= 3
+    assert 1 <= len(mec._channel._departures.pool) <= 3
 
 
 def test_a_result_survives_the_kernel_that_gave_it(mec: client.MultiEngineClient) -> None:
@@ -249,8 +249,8 @@ def test_what_is_being_copied_can_be_withdrawn(cluster: client.Cluster) -> None:
                 push.cancel()
             await behind
             assert await mec.apply(lambda: 1) == [1, 1, 1]
-            assert not mec.channel._line.leaving
-            assert not mec.channel._lent
+            assert not mec.channel._departures.line.leaving
+            assert not mec.channel._departures.lent
             # The connection may end in the middle as well.
             mec.push({"a": STAGED})
 
@@ -264,5 +264,5 @@ def test_a_bound_is_a_bound_and_zero_shares_nothing(cluster: client.Cluster) -> 
             mec.push({"a": LARGE})
     with client.MultiEngineClient(capability, limits=Limits(share=0)) as mec:
         assert (mec.apply(lambda x: x, LARGE, targets=0)[0] == LARGE).all()
-        assert not mec._channel._lent
-        assert not len(mec._channel._pool)
+        assert not mec._channel._departures.lent
+        assert not len(mec._channel._departures.pool)

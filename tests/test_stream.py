@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioparallel.decoder import Decoder
 from aioparallel.errors import ProtocolError
 from aioparallel.stream import STREAMS, Assembly, Streams, cut
-from aioparallel.wire import HEAD, PIECE, Bulk, Decoder, Frame, Kind, Limits, encode, size_of
+from aioparallel.wire import HEAD, PIECE, Bulk, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**20, header=2**16)
 

@@ -20,9 +20,10 @@ from table import ENGINES, FILES, NAMES, SETUP, TABLE, Method
 
 import aioparallel
 from aioparallel import client
-from aioparallel.calls import MultiEngineCalls, OnJoin
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability
 from aioparallel.errors import CompositeError, ConfigurationError, InvalidEngineID, NoEnginesRegistered, QueueCleared
+from aioparallel.views import OnJoin
 
 #: Methods that end kernels: their cells are of model engines, and a real cluster has a test of its own.
 ENDING = {"kill", "restart"}

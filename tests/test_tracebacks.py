@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 import aioparallel
-from aioparallel.kernel import Coroutines
+from aioparallel.interrupts import Coroutines
 from aioparallel.namespace import Namespace
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.tracebacks import traceback_text, with_sources
+from aioparallel.wire import Status
 
 PACKAGE = os.path.dirname(aioparallel.__file__)
 
@@ -30,8 +31,8 @@ def engine() -> Iterator[Namespace]:
 
 
 def do(engine: Namespace, *command: Any) -> Any:
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if ok:
+    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
+    if status == Status.OK:
         return unpack(payload)
     raise unpack_error(payload)
 
@@ -198,8 +199,8 @@ def test_lines_that_only_the_client_has_are_added_there(engine: Namespace) -> No
     filename, code = "<cell 3>", "def f(x):\n\n    return 1 / x\n"
     space: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(code, filename, "exec", dont_inherit=True), space)
-    ok, payload = engine.run([bytes(buffer) for buffer in pack(("apply", space["f"], (0,), {}))])
-    assert not ok
+    status, payload = engine.run([bytes(buffer) for buffer in pack(("apply", space["f"], (0,), {}))])
+    assert status == Status.ERROR
     bare = unpack_error(payload).__notes__[-1]
     assert bare.splitlines()[2:] == [f'  File "{filename}", line 3, in f', "ZeroDivisionError: division by zero"]
     linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)

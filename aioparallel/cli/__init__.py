@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from aioparallel.errors import ConfigurationError, ParallelError
+from aioparallel.resources import parse_resource
 
-__all__ = ["Command", "Parser", "announce", "count", "execute", "place_arguments", "print_table"]
+__all__ = [
+    "Command",
+    "Parser",
+    "announce",
+    "count",
+    "execute",
+    "place_arguments",
+    "print_table",
+    "resource_argument",
+]
 
 FAILED = 1
 USAGE = 2
@@ -56,6 +66,25 @@ def count(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 65535):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {text!r}")
     return int(text)
+
+
+def resource_argument(parser: Parser) -> None:
+    """Add the argument that says what each engine has."""
+    parser.add_argument(
+        "--resource",
+        metavar="NAME=NUMBER",
+        action="append",
+        default=[],
+        type=_resource,
+        help="what each of the engines has, such as gpu=1, for tasks that ask for it; may be repeated",
+    )
+
+
+def _resource(text: str) -> tuple[str, float]:
+    try:
+        return parse_resource(text)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def place_arguments(parser: Parser) -> None:

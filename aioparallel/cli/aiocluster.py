@@ -19,6 +19,7 @@ COMMANDS = {
     "stop": "end a cluster",
     "list": "list the clusters of this user and whether they run",
     "status": "say what a cluster and each of its engines is doing now",
+    "tasks": "say which tasks run, wait, and have failed lately",
     "run": "start a cluster, run a Python script against it, end it",
     "engines": "list a cluster's engines, add some, end some",
     "logs": "find the log files, show their ends",

@@ -57,6 +57,12 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="a directory from which a module:Class can be imported; it comes last; may be repeated",
     )
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
+        "a plug-in, or module:Class",
+    )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--temporary", action="store_true", help=argparse.SUPPRESS)
@@ -96,7 +102,7 @@ async def _serve(options: argparse.Namespace) -> int:
         )
         controller = await stack.enter_async_context(Controller(kept, cluster=options.cluster))
         sys.path += [entry for entry in options.path or () if entry not in sys.path]
-        await _host(controller, options.interface or [])
+        await _host(controller, options.interface or [], options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -122,13 +128,18 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str]) -> None:
+async def _host(controller: Controller, wanted: list[str], scheduler: str | None) -> None:
     """Host the interfaces that were asked for by name, or all that are installed; and those asked for by place."""
     from aioparallel import plugins
     from aioparallel.errors import PluginError
+    from aioparallel.interfaces.task import TaskInterface
 
+    if scheduler is not None:
+        await controller.add(TaskInterface(scheduler))
     names = [name for name in wanted if ":" not in name]
     for name in names or plugins.names(plugins.INTERFACES):
+        if name == TaskInterface.name and scheduler is not None:
+            continue
         try:
             await controller.add(name)
         except PluginError as error:

@@ -13,7 +13,7 @@ from typing import cast
 
 from aioparallel import loops
 from aioparallel.capability import capability_path, environment_capability, state_directory
-from aioparallel.cli import Command, Parser, announce, count, execute, place_arguments
+from aioparallel.cli import Command, Parser, announce, count, execute, place_arguments, resource_argument
 from aioparallel.cli.detached import let_go
 from aioparallel.cli.ending import Ending
 from aioparallel.cli.logfile import log_to
@@ -52,6 +52,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "--wait", metavar="SECONDS", type=float, help="how long to wait for the controller (default: until it comes)"
     )
+    resource_argument(parser)
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--announce", action="store_true", help=argparse.SUPPRESS)
@@ -71,6 +72,7 @@ async def _serve(options: argparse.Namespace) -> int:
         host = EngineHost(
             file or capability_path("engine", cluster=options.cluster, directory=state),
             n=options.n,
+            resources=dict(options.resource),
             path=options.path,
             connect_timeout=options.wait,
             on_waiting=_say_waiting if by_hand else None,

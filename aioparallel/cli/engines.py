@@ -8,9 +8,10 @@ import sys
 
 from aioparallel import loops
 from aioparallel.capability import Capability, capability_path, state_directory
-from aioparallel.cli import Parser, count, place_arguments
+from aioparallel.cli import Parser, count, place_arguments, resource_argument
 from aioparallel.cli.detached import start_detached
 from aioparallel.cli.status import engine_table, fetch_status
+from aioparallel.errors import ConfigurationError
 
 __all__ = ["arguments", "run"]
 
@@ -26,13 +27,20 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="a directory from which the new ones can import; besides the working directory; may be repeated",
     )
+    resource_argument(parser)
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long their start may take")
     parser.add_argument("--json", action="store_true", help="print JSON")
     place_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    """List, add or end them."""
+    """List, add or end them.
+
+    Raises:
+        ConfigurationError: Resources for none.
+    """
+    if options.resource and not options.n:
+        raise ConfigurationError("--resource is for engines that are added: say how many, -n 2")
     if options.n:
         fetch_status(options)  # without a controller, say so at once
         done = start_detached(_command(options))["engines"]
@@ -78,4 +86,5 @@ def _command(options: argparse.Namespace) -> list[str]:
     command += ["-n", str(options.n), "--cluster", options.cluster]
     command += ["--directory", str(state_directory(options.directory))]
     command += [part for entry in options.path or () for part in ("--path", entry)]
+    command += [part for name, amount in options.resource for part in ("--resource", f"{name}={amount!r}")]
     return [*command, "--debug"] if options.debug else command

@@ -49,6 +49,9 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="a directory from which engines can import; besides the working directory; may be repeated",
     )
+    parser.add_argument(
+        "--scheduler", metavar="NAME", help="which engine takes a task (default: least-loaded; aiocontroller --help)"
+    )
     parser.add_argument("--daemonize", action="store_true", help="return when it is ready; `aiocluster stop` ends it")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
     parser.add_argument("--json", action="store_true", help="print one line of JSON when it is ready")
@@ -72,6 +75,7 @@ def _cluster(options: argparse.Namespace, state: Path) -> Cluster:
         name=options.cluster,
         directory=state,
         path=options.path or (),
+        scheduler=options.scheduler,
         timeout=options.timeout,
         interfaces=options.interface or (),
     )
@@ -162,6 +166,7 @@ def _again(options: argparse.Namespace) -> list[str]:
     command += ["--directory", str(state_directory(options.directory)), "--launcher", options.launcher]
     command += ["--timeout", str(options.timeout)]
     command += ["-n", str(options.n)] if options.n else []
+    command += ["--scheduler", options.scheduler] if options.scheduler else []
     command += [part for address in options.listen or () for part in ("--listen", address)]
     command += [part for entry in options.path or () for part in ("--path", entry)]
     command += [part for name in options.interface or () for part in ("--interface", name)]

@@ -10,7 +10,7 @@ from aioparallel import loops
 from aioparallel.capability import Capability, capability_path
 from aioparallel.cli import Parser, place_arguments, print_table
 
-__all__ = ["arguments", "engine_table", "fetch_status", "run"]
+__all__ = ["arguments", "duration", "engine_table", "fetch_status", "run", "short"]
 
 
 def arguments(parser: Parser) -> None:
@@ -68,7 +68,7 @@ def engine_table(engines: list[dict[str, Any]]) -> None:
             (
                 engine["id"],
                 engine["state"],
-                _short(engine["doing"]),
+                short(engine["doing"]),
                 "" if engine["seconds"] is None else duration(engine["seconds"]),
                 engine["queued"] + max(0, engine["under_way"] - 1),
                 engine["deaths"],
@@ -78,11 +78,15 @@ def engine_table(engines: list[dict[str, Any]]) -> None:
         ],
     )
     for engine in engines:
+        if engine["resources"]:
+            has = ", ".join(f"{name}={amount:g}" for name, amount in engine["resources"].items())
+            print(f"engine {engine['id']} has {has}")
         if engine["trouble"]:
             print(f"engine {engine['id']}: {engine['trouble']}")
 
 
-def _short(text: str | None, width: int = 48) -> str:
+def short(text: str | None, width: int = 48) -> str:
+    """Return a text in one line of at most `width` characters."""
     line = " ".join((text or "").split())
     return line if len(line) <= width else line[: width - 1] + "…"
 

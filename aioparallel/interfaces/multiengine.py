@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from aioparallel.calls import MultiEngineCalls, View
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.channel import Finish
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.face import Client
@@ -16,6 +16,7 @@ from aioparallel.joint import call_each
 from aioparallel.output import Watch
 from aioparallel.queues import Command
 from aioparallel.replay import Recording, Step
+from aioparallel.views import OnJoin, View
 from aioparallel.wire import LAST, Buffer, Frame, Kind, Status, encode
 
 if TYPE_CHECKING:
@@ -298,6 +299,8 @@ class MultiEngineInterface(Interface):
 
     def done(self, part: Any, result: Frame | ParallelError) -> None:
         """Take what an engine answers."""
+        if isinstance(result, Frame) and result.code == Status.REJECTED:
+            result.code = Status.ERROR  # it was meant for this engine: nobody looks for another
         failed = isinstance(result, ParallelError) or result.code in (Status.ERROR, Status.FAULT)
         # What stays in a queue that is cleared is not the user's own step: nothing was meant to build on it.
         failed = failed and not part.submission.kept
@@ -343,6 +346,7 @@ class MultiEngineClient(MultiEngineCalls, Client):
 
     interface: ClassVar[str] = "multiengine"
     _view = View
+    _on_join = OnJoin
 
     def _known_ids(self) -> list[int]:
         return sorted(self.channel.engines)

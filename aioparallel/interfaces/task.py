@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from aioparallel.channel import Finish, serializer
-from aioparallel.errors import EngineDied, EngineLost, ParallelError, from_plain
-from aioparallel.face import Client
+from aioparallel.dispatch import Dispatcher
+from aioparallel.errors import OperationError, ParentsDelivered, ResultGone, TaskAborted
+from aioparallel.graph import Condition, Outcome
 from aioparallel.interface import ClientProxy, Interface, remote
-from aioparallel.queues import Command
-from aioparallel.results import NAMES, name_of, outputs, value_of
-from aioparallel.scheduler import LeastLoaded
-from aioparallel.wire import LAST, RESULT_META, TRIED, Frame, Status
+from aioparallel.policies import Policy
+from aioparallel.schedulers import find_policy
+from aioparallel.taskface import TaskClient
+from aioparallel.taskreport import Overview
+from aioparallel.taskstate import Ended, Task
+from aioparallel.terms import Parent, Relation, Terms
+from aioparallel.verdicts import fault_of
+from aioparallel.wire import Frame
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
 
-__all__ = ["Chunks", "Mapping", "TaskCalls", "TaskClient", "TaskInterface"]
-
-#: A task whose kernels died this often while they ran it is not run again.
-STRIKES = 3
-#: Seconds of running time that `map` wants a chunk to take.
-CHUNK_SECONDS = 0.05
-#: How much larger a chunk may be than the one it learns from.
-CHUNK_GROWTH = 16
-
-
-class _Task(Command):
-    """One task of a client, and the command that an engine's queue holds for it."""
-
-    __slots__ = ("engine", "interface", "strikes", "withdrawn")
-
-    def __init__(self, interface: TaskInterface, client: ClientProxy, frame: Frame) -> None:
-        super().__init__(frame, client, interface.done, label=frame.header[:80])
-        self.interface = interface
-        self.engine: Engine | None = None
-        self.strikes = 0
-        self.withdrawn = False
-
-    def __repr__(self) -> str:
-        where = f"at {self.engine!r}" if self.engine else "waiting"
-        return f"<task {self.payload.id} of {self.client.session}, {where}>"
-
-    def withdraw(self) -> None:
-        """The client wants it no more."""
-        self.interface.withdraw(self)
+__all__ = ["TaskClient", "TaskInterface"]
 
 
 class TaskInterface(Interface):
@@ -57,290 +29,271 @@ class TaskInterface(Interface):
 
     A task whose kernel dies while it runs gets a strike and runs elsewhere, up to three; one that only waited
     there gets none. Execution is at least once, delivery of the result exactly once.
+
+    Args:
+        scheduler: Which of several free engines takes a task: the name of a built-in policy or of a plug-in,
+            "module:Class", or a policy itself.
     """
 
     name = "task"
     raw = True
 
+    def __init__(self, scheduler: str | Policy = "least-loaded") -> None:
+        self._scheduler = scheduler
+
     async def start(self) -> None:
-        """Begin with no tasks."""
-        self._scheduler: LeastLoaded[_Task] = LeastLoaded()
-        #: Tasks of clients that don't read: given to an engine, they would keep it from the others' tasks.
-        self._held: dict[ClientProxy, list[_Task]] = {}
+        """Begin with no tasks.
+
+        Raises:
+            PluginError: There is no such scheduler.
+        """
+        policy = self._scheduler
+        if isinstance(policy, str):
+            policy = find_policy(policy, self.host.source)
+        self._tasks = Dispatcher(self.host, policy)
+        self._overview = Overview(self._tasks)
+
+    async def stop(self) -> None:
+        """Let no timer go off any more."""
+        self._tasks.close()
+
+    # Tasks come
 
     @remote(raw=True)
     def submit(self, client: ClientProxy, frame: Frame) -> None:
         """Take a task in: the header is its label, the payload what an engine is to do."""
-        task = client.calls[frame.id] = _Task(self, client, frame)
-        client.hold(frame.size)
-        self._scheduler.task_added(task, task.label)
-        self._place()
+        task = client.calls[frame.id] = self._tasks.enter(client, frame, frame.header[:80])
+        self._tasks.start(task)
+
+    @remote(raw=True)
+    def submit_with(self, client: ClientProxy, frame: Frame) -> None:
+        """Take a task in on terms: the header says which."""
+        terms = _terms(frame)
+        parents = self._parents(client, terms)
+        task = client.calls[frame.id] = self._tasks.enter(client, frame, b"", terms)
+        self._start(task, parents)
+
+    @remote(raw=True)
+    def run(self, client: ClientProxy, frame: Frame) -> None:
+        """Take a task in that nobody waits for, and answer with its id: whoever asks for its result, gets it."""
+        terms = _terms(frame)
+        parents = self._parents(client, terms)
+        task = self._tasks.enter(client, frame, b"", terms)
+        task.client = None
+        task.past.submitted = self.host.source.wall()
+        self._tasks.unattended[task.id] = task
+        client.reply(frame.id, {"task": task.id})
+        self._start(task, parents)
+
+    def _parents(self, client: ClientProxy, terms: Terms) -> dict[Parent, Task | int]:
+        """Find the tasks that a new one names; those that have ended go by their ids.
+
+        Raises:
+            ParentsDelivered: Calls among them have been answered.
+            InvalidTaskID: One of them does not exist.
+            ResultGone: One of them ended so long ago that nobody knows how.
+        """
+        named = [parent for relation in (terms.after, terms.follow) if relation is not None for parent in relation.of]
+        found: dict[Parent, Task | int] = {}
+        delivered = []
+        for parent in dict.fromkeys([*named, *terms.arguments]):
+            if parent.call is not None:
+                call = client.calls.get(parent.call)
+                if isinstance(call, Task):
+                    found[parent] = call
+                else:
+                    delivered.append(parent.call)
+            else:
+                number = parent.task if parent.task is not None else -1
+                found[parent] = self._overview.find(client, number) or number
+        if delivered:
+            raise ParentsDelivered(f"calls that this one depends on have been answered: {delivered}", calls=delivered)
+        for task in found.values():
+            if isinstance(task, int) and self._tasks.ledger.outcome(task) is None:
+                raise ResultGone(f"task {task} is over, and nobody remembers how it ended")
+        return found
+
+    def _start(self, task: Task, found: dict[Parent, Task | int]) -> None:
+        """Let a task wait for its parents, or for an engine."""
+        if not found:
+            self._tasks.start(task)
+            return
+        terms, conditions = task.terms, []
+        for relation, follow in ((terms.after, False), (terms.follow, True)):
+            if relation is not None:
+                conditions.append(_condition(relation, found, follow=follow))
+        arguments = [found[parent] for parent in terms.arguments]
+        if arguments:
+            conditions.append(Condition(tuple(arguments)))
+        ended: dict[Task | int, Outcome] = {}
+        for number in found.values():
+            if isinstance(number, int) and (outcome := self._tasks.ledger.outcome(number)) is not None:
+                ended[number] = outcome
+        self._tasks.start_after(task, conditions, ended, arguments)
+
+    # Results of those that nobody waits for
+
+    @remote(raw=True)
+    def get_task_result(self, client: ClientProxy, frame: Frame) -> None:
+        """Answer with the result of a task that nobody waits for, now or (if asked to) when it is there."""
+        asked = frame.json()
+        if not isinstance(asked, dict) or type(asked.get("task")) is not int:
+            raise OperationError('get_task_result needs {"task": id, "block": true or false}')
+        self._overview.ask(client, frame.id, asked["task"], block=bool(asked.get("block")))
+
+    @remote
+    async def barrier(self, client: ClientProxy, tasks: list[int] | None = None) -> None:
+        """Answer when those tasks are over; None: all of this capability that nobody waits for."""
+        if tasks is None:
+            mine = [t for t in self._tasks.unattended.values() if t.owner.grant.id == client.grant.id]
+        else:
+            mine = [task for number in _numbers(tasks) if (task := self._overview.find(client, number)) is not None]
+        for task in mine:
+            if not task.over:
+                await self._end_of(task)
+
+    async def _end_of(self, task: Task, *, take_back: bool = False) -> Ended:
+        """Wait until a task is over."""
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+
+        def told(ended: Ended) -> None:
+            if not future.done():
+                future.set_result(ended)
+
+        self._tasks.wait_for(task, told)
+        try:
+            if take_back:
+                self._tasks.take_back(task)
+            return await future
+        finally:
+            self._tasks.wait_no_more(task, told)
+
+    @remote
+    async def abort(self, client: ClientProxy, task: int | None = None, call: int | None = None) -> dict[str, Any]:
+        """End a task, wherever it is; answer when it has ended, with what that took."""
+        found = self._named(client, task, call)
+        if found is not None:
+            error = fault_of((await self._end_of(found, take_back=True)).result)
+            if isinstance(error, TaskAborted):
+                return {"step": error.step, "seconds": error.seconds}
+        return {"step": "finished", "seconds": 0.0}
+
+    def _named(self, client: ClientProxy, task: int | None, call: int | None) -> Task | None:
+        """Return a task that goes by its id or by a call of this client; None if it is over.
+
+        Raises:
+            InvalidTaskID: There is none of that id.
+            OperationError: Neither is given, or both are.
+        """
+        parent = Parent.of({name: n for name, n in (("task", task), ("call", call)) if n is not None})
+        if parent.task is not None:
+            return self._overview.find(client, parent.task)
+        found = client.calls.get(parent.call) if parent.call is not None else None
+        return found if isinstance(found, Task) else None
+
+    # What people ask
+
+    @remote
+    def spin(self) -> None:
+        """Look whether anything can be done."""
+        self._tasks.placing.place()
+
+    @remote
+    def clear(self, client: ClientProxy, tasks: list[int] | None = None) -> int:
+        """Forget tasks that are over, and their results; return how many."""
+        if tasks is not None:
+            for number in _numbers(tasks):
+                self._overview.find(client, number)
+        return self._tasks.ledger.clear(tasks)
+
+    @remote
+    def queue_status(self, verbose: bool = False) -> dict[str, Any]:
+        """Return how many tasks are in which state, each in one; or the ids of the latest, and what is held."""
+        return self._overview.lists() if verbose else self._overview.counts()
+
+    @remote
+    def why(self, client: ClientProxy, task: int | None = None, call: int | None = None) -> str:
+        """Return in one sentence why a task is not running."""
+        found = self._named(client, task, call)
+        if found is not None:
+            return self._tasks.why(found)
+        return self._overview.why_over(task) if task is not None else "it is over"
+
+    @remote
+    def tasks(self) -> dict[str, Any]:
+        """Return what runs, what waits, and what has failed lately."""
+        return self._overview.report()
+
+    def report(self) -> dict[str, Any]:
+        """Return what runs, what waits, and what has failed lately."""
+        return self._overview.report()
 
     @remote
     def watch_output(self, client: ClientProxy, call: int) -> None:
         """Tell the client what its task `call` writes, as long as it is under way, wherever that is."""
         task = client.calls.get(call) if type(call) is int else None
-        if isinstance(task, _Task):
+        if isinstance(task, Task):
             task.watched = True
             if task.engine is not None:
                 task.engine.watch(task)
 
+    # Who comes and goes
+
     def engine_joined(self, engine: Engine) -> None:
         """One more to give tasks to."""
-        self._scheduler.engine_joined(engine.id)
-        self._place()
+        self._tasks.placing.engine_joined(engine)
 
     def engine_left(self, engine: Engine) -> None:
         """One less; what it had has been answered and waits again."""
-        self._scheduler.engine_left(engine.id)
+        self._tasks.engine_left(engine)
 
-    def _place(self) -> None:
-        """Carry out what the scheduler decides."""
-        decisions = self._scheduler.decide()
-        while decisions:
-            held = 0
-            for task, number in decisions:
-                if task.client.connection.congested:
-                    self._scheduler.task_done(task)
-                    self._held.setdefault(task.client, []).append(task)
-                    held += 1
-                else:
-                    engine = task.engine = self.host.engines[number]
-                    engine.put(task)
-            decisions = self._scheduler.decide() if held else []
+    def kernel_lost(self, engine: Engine) -> None:
+        """An engine is given nothing until it has a kernel."""
+        self._tasks.placing.scheduler.engine_paused(engine.id)
+
+    def kernel_started(self, engine: Engine) -> None:
+        """An engine has a fresh kernel."""
+        self._tasks.placing.scheduler.engine_resumed(engine.id)
+        self._tasks.placing.engine_changed(engine)
+
+    def properties_changed(self, engine: Engine) -> None:
+        """It may take what it has refused."""
+        self._tasks.placing.engine_changed(engine)
+
+    def client_joined(self, client: ClientProxy) -> None:
+        """One more to take tasks from."""
+        self._tasks.clients[client] = None
 
     def client_drained(self, client: ClientProxy) -> None:
         """A client reads again: its tasks want engines again."""
-        for task in self._held.pop(client, ()):
-            if not task.withdrawn:
-                self._scheduler.task_added(task, task.label)
-        self._place()
+        self._tasks.placing.client_drained(client)
 
     def client_left(self, client: ClientProxy) -> None:
-        """A client is gone, and its tasks are withdrawn."""
-        self._held.pop(client, None)
-
-    def done(self, task: Any, result: Frame | ParallelError) -> None:
-        """Take what an engine answers."""
-        engine, task.engine = task.engine, None
-        if isinstance(result, Frame) and result.code != Status.FAULT:
-            ran = result.code != Status.CANCELLED
-            self._scheduler.task_done(task, RESULT_META.unpack_from(result.body[0])[1] if ran else None)
-            if not task.withdrawn:
-                self._answered(task)
-                code = result.code + TRIED * task.strikes
-                task.client.forward(result, task.payload.id, code=code, flags=LAST, engine=engine.id)
-        else:
-            if isinstance(result, EngineLost):
-                self._scheduler.engine_left(engine.id)
-            self._scheduler.task_done(task)
-            if isinstance(result, Frame):
-                self._scheduler.engine_restarted(engine.id)
-            self._failed(task, engine, from_plain(result.json()) if isinstance(result, Frame) else result)
-        self._place()
-
-    def _failed(self, task: _Task, engine: Engine, error: ParallelError) -> None:
-        """An engine could not do it, and not because of what user code raised."""
-        if task.withdrawn:
-            return
-        if isinstance(error, EngineDied):
-            task.strikes += error.running
-            if task.strikes < STRIKES:
-                self._scheduler.task_added(task, task.label)
-                return
-        self._answered(task)
-        tried = max(0, task.strikes - 1)
-        task.client.fault(task.payload.id, error, engine=engine.id, tried=tried)
-
-    def _answered(self, task: _Task) -> None:
-        task.client.calls.pop(task.payload.id, None)
-        task.client.release(task.payload.size)
-
-    def withdraw(self, task: _Task) -> None:
-        """Drop a task where it waits, or have it interrupted where it runs."""
-        task.withdrawn = True
-        task.client.release(task.payload.size)
-        if task.engine is None:
-            self._scheduler.task_removed(task)
-            return
-        task.engine.cancel(task)
-        if task.cancelled:
-            # It had not been sent: nobody will answer it.
-            self._scheduler.task_done(task)
-            self._place()
+        """A client is gone, and its tasks are withdrawn; those that answer nobody go on."""
+        del self._tasks.clients[client]
+        self._tasks.placing.client_left(client)
 
 
-class Chunks:
-    """The input of a `map`, cut into chunks that take about `CHUNK_SECONDS` each. Sans-I/O.
+def _terms(frame: Frame) -> Terms:
+    plain = frame.json()
+    has_recovery = isinstance(plain, dict) and plain.get("recovery") is not None
+    return Terms.of(plain, len(frame.buffers) if has_recovery else 0)
 
-    The first chunks are of one item, since its length is not known; what they took decides the next.
 
-    Args:
-        iterables: As for the builtin `map`; consumed no further than what has been asked for.
-        chunksize: Items a chunk, or None to adapt.
-        engines: How many engines share the work.
+def _condition(relation: Relation, found: dict[Parent, Task | int], *, follow: bool) -> Condition[Task | int]:
+    parents = tuple(found[parent] for parent in relation.of)
+    return Condition(parents, relation.all, relation.success, relation.failure, follow)
+
+
+def _numbers(tasks: Any) -> list[int]:
+    """Return ids of tasks as they came, once it is certain that they are some.
+
+    Raises:
+        OperationError: They are not a list of integers.
     """
-
-    def __init__(self, iterables: tuple[Iterable[Any], ...], chunksize: int | None, engines: int) -> None:
-        if chunksize is not None and (not isinstance(chunksize, int) or chunksize < 1):
-            raise ValueError(f"chunksize is a number of items from 1 on, or None, not {chunksize!r}")
-        self._rows = zip(*iterables, strict=False)
-        self._adaptive = chunksize is None
-        self._size = chunksize or 1
-        self._engines = max(1, engines)
-        try:
-            self._left: float = min(len(iterable) for iterable in iterables)  # type: ignore[arg-type]
-        except TypeError:
-            self._left = math.inf
-
-    def __repr__(self) -> str:
-        return f"<Chunks of {self._size}, {self._left} items left>"
-
-    def take(self) -> list[tuple[Any, ...]]:
-        """Return the next rows; none are left when it is empty."""
-        size = self._size
-        if self._adaptive and not math.isinf(self._left):
-            # Towards the end chunks shrink, so that all engines finish together.
-            size = max(1, min(size, math.ceil(self._left / (3 * self._engines))))
-        rows = list(islice(self._rows, size))
-        self._left -= len(rows)
-        return rows
-
-    def learn(self, size: int, seconds: float) -> None:
-        """Take note that a chunk of `size` items took `seconds` on its engine."""
-        if self._adaptive and size:
-            wanted = CHUNK_SECONDS * size / max(seconds, 1e-9)
-            self._size = max(1, min(int(wanted), size * CHUNK_GROWTH, 2**20))
-
-
-class Mapping:
-    """One `map` under way: chunks of calls in, values out, at most `window` chunks at once."""
-
-    def __init__(
-        self, calls: TaskCalls, f: Callable[..., Any], iterables: tuple[Iterable[Any], ...], chunksize: int | None
-    ) -> None:
-        if not callable(f):
-            raise TypeError(f"{f!r} can't be called")
-        if not iterables:
-            raise TypeError("map needs at least one iterable")
-        engines = calls._engine_count()
-        self._calls = calls
-        self._f = f
-        self._chunks = Chunks(iterables, chunksize, engines)
-        self._window = 3 * max(1, engines) + 1
-        self.pending: deque[Any] = deque()
-        self._sizes: dict[Any, int] = {}
-        try:
-            self.fill()
-        except BaseException:
-            self.cancel()
-            raise
-
-    def fill(self) -> None:
-        """Send chunks until the window is full or the input is at its end."""
-        while len(self.pending) < self._window and (rows := self._chunks.take()):
-            columns = tuple(map(list, zip(*rows, strict=True)))
-            handle = self._calls._task(("map", self._f, columns), _timed, label="map " + name_of(self._f))
-            self._sizes[handle] = len(rows)
-            self.pending.append(handle)
-
-    def settled(self, handle: Any, answer: tuple[list[Any], float]) -> list[Any]:
-        """A chunk is done: learn from it, send more, return its values."""
-        values, seconds = answer
-        self._chunks.learn(self._sizes.pop(handle), seconds)
-        self.fill()
-        return values
-
-    def cancel(self) -> None:
-        """Withdraw what is not done."""
-        for handle in self.pending:
-            handle.cancel()
-        self.pending.clear()
-
-
-def _timed(frames: list[Frame]) -> tuple[Any, float]:
-    return value_of(frames[-1], "map"), outputs(frames[-1])[1]
-
-
-def _value(frames: list[Frame]) -> Any:
-    return value_of(frames[-1], "submit")
-
-
-class TaskCalls:
-    """What can be asked of the Task interface; the same for both faces.
-
-    Errors, unless a method says more: what user code raised, as itself, with the remote traceback as a note;
-    `SerializationError` for an argument that can't be sent; `EngineDied` when three kernels died while they ran
-    the task; `ConnectionLost`.
-    """
-
-    # What a face provides.
-    _begin: Callable[..., Any]
-    _engine_count: Callable[[], int]
-
-    def submit(self, f: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Run `f(*args, **kwargs)` on whichever engine is free; return its future.
-
-        A function that can't be imported on the engine is captured now: its globals and closure as they are.
-        Cancelling the future drops the task where it waits, or interrupts it where it runs.
-        """
-        if not callable(f):
-            raise TypeError(f"{f!r} can't be called")
-        return self._task(("apply", f, args, kwargs), _value, label=name_of(f))
-
-    def _task(self, call: tuple[Any, ...], finish: Finish, *, label: str) -> Any:
-        buffers = serializer().pack(call, name=NAMES[call[0]])
-        return self._begin("submit", finish, header=label.encode(), buffers=buffers)
-
-
-class TaskClient(TaskCalls, Client):
-    """The asyncio face: `submit` returns an awaitable handle, `map` an async iterator."""
-
-    interface: ClassVar[str] = "task"
-
-    def map(
-        self, f: Callable[..., Any], *iterables: Iterable[Any], chunksize: int | None = None, ordered: bool = True
-    ) -> AsyncIterator[Any]:
-        """Call `f` on the items of the iterables, many at a time; iterate over the values with `async for`.
-
-        Input is consumed within a bounded window, so it may be infinite. Leaving the loop early (and closing
-        the iterator) withdraws the rest.
-
-        Args:
-            f: What to call.
-            iterables: As for the builtin `map`.
-            chunksize: Items to a message; None adapts to how long they take.
-            ordered: Whether values come in the order of the input, or as they are ready.
-
-        Raises:
-            ValueError: `chunksize` is not a number from 1 on.
-        """
-        return self._mapped(Mapping(self, f, iterables, chunksize), ordered)
-
-    async def _mapped(self, mapping: Mapping, ordered: bool) -> AsyncIterator[Any]:
-        try:
-            while mapping.pending:
-                if ordered:
-                    ready = [mapping.pending.popleft()]
-                else:
-                    done, _ = await asyncio.wait(mapping.pending, return_when=asyncio.FIRST_COMPLETED)
-                    ready = [handle for handle in mapping.pending if handle in done]
-                    for handle in ready:
-                        mapping.pending.remove(handle)
-                while ready:
-                    handle = ready.pop(0)
-                    try:
-                        answer = await handle
-                    except BaseException:
-                        mapping.pending.extend(ready)
-                        raise
-                    for value in mapping.settled(handle, answer):
-                        yield value
-        finally:
-            mapping.cancel()
-
-    def _engine_count(self) -> int:
-        return len(self.channel.engines)
+    if not isinstance(tasks, list) or not all(type(number) is int for number in tasks):
+        raise OperationError(f"tasks are a list of ids, not {tasks!r}"[:1000])
+    return tasks
 
 
 TaskInterface.client = TaskClient
