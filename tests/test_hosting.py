@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -121,16 +122,12 @@ def test_what_keeps_the_loop_is_named(monkeypatch: pytest.MonkeyPatch, caplog: p
             await client.keep(0.03)
             assert await client.keep_later(0.04) == 1
             assert [n async for n in client.keep_between(0.05)] == [1, 2]
-            held = [event for event in seen if isinstance(event, LoopHeldUp)]
-            assert [(event.interface, event.operation) for event in held] == [
-                ("rude", "keep"),
-                ("rude", "keep_later"),
-                ("rude", "keep_between"),
-            ]
-            assert [event.seconds >= wanted for event, wanted in zip(held, (0.03, 0.04, 0.05), strict=True)]
+            held = [event for event in seen if isinstance(event, LoopHeldUp) and event.interface == "rude"]
+            for operation, seconds in (("keep", 0.03), ("keep_later", 0.04), ("keep_between", 0.05)):
+                assert max(event.seconds for event in held if event.operation == operation) >= seconds
 
     asyncio.run(main())
-    assert "interface 'rude' held up the controller for 0.0 s, in keep_later" in caplog.text
+    assert re.search(r"interface 'rude' held up the controller for \d+\.\d s, in keep_later: what takes", caplog.text)
 
 
 def test_what_it_raises_where_nobody_waits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
