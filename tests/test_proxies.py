@@ -390,3 +390,32 @@ def test_packed_commands_are_forwarded() -> None:
                     await client.submit(fail, "no")
 
     asyncio.run(main())
+
+
+def test_tasks_go_where_no_engine_is_reserved_and_run_again_when_pre_empted() -> None:
+    async def main() -> None:
+        async with (
+            using(2, eager=False) as (controller, host, engines),
+            aioparallel.TaskClient(controller.capability("task")) as tc,
+        ):
+            rude = (await controller.add(Rude)).host.engines
+            async with engines[0].reserve("mine"):
+                tasks = [tc.submit(double, i) for i in range(3)]
+                await settle()
+                assert {frame.engine for frame in host.waiting} == {1}
+                host.fall(0)
+                host.rise(0)
+                await settle()
+                assert {frame.engine for frame in host.waiting} == {1}
+            await settle()
+            assert {frame.engine for frame in host.waiting} == {0, 1}
+            urgent = [rude[i].call(f"{HERE}:note", "urgent", preempt="interrupt") for i in range(2)]
+            once = tc.options(at_most_once=True).submit(double, 7)
+            host.eager = True
+            await asyncio.gather(*urgent)
+            while host.waiting:
+                host.step()
+            assert await asyncio.gather(*tasks, once) == [0, 2, 4, 14]
+            assert RAN == ["urgent", "urgent"]
+
+    asyncio.run(main())
