@@ -193,6 +193,7 @@ class Engine:
             _answer_as_preempted(command, reason)
             self.cancel(command)
             if command.cancelled:
+                command.cancelled = False  # it may be put into a queue again
                 command.done(command, Preempted(f"withdrawn: {reason}"))
 
     def _put_back(self) -> None:
