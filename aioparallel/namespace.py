@@ -104,7 +104,7 @@ class Namespace:
             Whether it succeeded, and its packed value (`unpack`) or error (`unpack_error`).
         """
         self._entry = None
-        if buffers and bytes(buffers[0][:1]) == b"[":
+        if buffers and buffers[0][:1] == b"[":
             return self._call_plain(buffers[0])
         try:
             with self._interrupts:
