@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 from aioparallel.arrivals import BlockingStream, Stream
 from aioparallel.channel import Finish, plain_value
+from aioparallel.errors import PluginError
 from aioparallel.face import Client
 from aioparallel.operations import Kind, Operation, check_interface_name, check_makeable, declared
 from aioparallel.plain import shape_of
@@ -162,8 +163,15 @@ def _written(interface: type, attribute: str) -> Any:
     return None if isinstance(written, OnDemand) else written
 
 
+class _NoClient(PluginError, AttributeError):
+    """An interface without a client. To who looks for attributes, as `help` does, it is a missing one."""
+
+
 class OnDemand:
     """The attribute `client` of an interface for which nobody has written one."""
 
     def __get__(self, instance: object, owner: type) -> Any:
-        return client_of(owner)
+        try:
+            return client_of(owner)
+        except PluginError as error:
+            raise _NoClient(str(error)) from None

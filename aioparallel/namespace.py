@@ -114,7 +114,7 @@ class Namespace:
             How it ended, and its packed value (OK: `unpack`) or error (ERROR, REJECTED: `unpack_error`).
         """
         self._entry, self.properties = None, _NOTHING
-        if buffers and bytes(buffers[0][:1]) == b"[":
+        if buffers and buffers[0][:1] == b"[":
             return self._call_plain(buffers[0])
         try:
             with self._interrupts:

@@ -238,6 +238,8 @@ def test_help_shows_what_the_interface_says() -> None:
     )
     assert inspect.signature(made.each).return_annotation.__origin__.__name__ == "Stream"
     assert inspect.signature(blocking.each).return_annotation.__origin__.__name__ == "BlockingStream"
+    for interface in (Interface, Shop, MultiEngineInterface):
+        assert interface.__name__ in pydoc.plain(pydoc.render_doc(interface))
     shown = pydoc.plain(pydoc.render_doc(blocking))
     assert "Sells." in shown
     assert "Put items on the shelf." in shown
