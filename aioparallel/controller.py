@@ -91,8 +91,9 @@ class Controller:
         self._published: tuple[Path, tuple[str, ...] | None] | None = None
         self._clients: dict[ClientProxy, Connection] = {}
         self._sessions: dict[int, ClientProxy] = {}
-        self._links: set[EngineLink] = set()
-        self._connections: set[Connection] = set()
+        # Not sets: the order in which everybody is told of the end is that in which they came.
+        self._links: dict[EngineLink, None] = {}
+        self._connections: dict[Connection, None] = {}
         self._gate = Gate()
         self._listeners: list[Listener] = []
         self._refusals = Refusals()
@@ -297,7 +298,7 @@ class Controller:
 
         def make_handshake(made: asyncio.BaseTransport) -> Handshake:
             # Not before: a peer that never gets through TLS is never said to be lost either.
-            self._connections.add(connection)
+            self._connections[connection] = None
             transport.vet(made, None)
             return ServerHandshake(
                 self._state.authority.lookup,
@@ -316,7 +317,7 @@ class Controller:
 
         def lost(error: BaseException | None) -> None:
             slot.leave()
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             if owner:
                 self._leave(owner[0], error)
             elif isinstance(error, HandshakeError):
@@ -378,7 +379,7 @@ class Controller:
         grant, python = handshake.grant, str(handshake.body.get("python", ""))
         if grant.interface == ENGINE:
             link = EngineLink(connection, self._roster, python)
-            self._links.add(link)
+            self._links[link] = None
             connection.on_silence = link.silent
             return link
         hosting = self._hostings.get(grant.interface)
@@ -397,7 +398,7 @@ class Controller:
 
     def _leave(self, owner: EngineLink | ClientProxy, error: BaseException | None) -> None:
         if isinstance(owner, EngineLink):
-            self._links.discard(owner)
+            self._links.pop(owner, None)
             owner.lost(error)
             return
         if self._clients.pop(owner, None) is None:

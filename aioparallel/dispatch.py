@@ -5,44 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aioparallel.errors import DependencyError, EngineLost, InvalidEngineID, OperationError, ParallelError, ResultGone
 from aioparallel.graph import Condition, Graph, Impossible, Outcome, Ready
 from aioparallel.ledger import Ledger
 from aioparallel.placing import Placing
 from aioparallel.policies import Policy
-from aioparallel.taskstate import Ended, Report, Task, Value
+from aioparallel.taskstate import Ended, Failure, Report, Task, Value
 from aioparallel.terms import Terms
-from aioparallel.verdicts import fault_of, judge, never_began, refused_everywhere
+from aioparallel.verdicts import hopeless, judge, never_began, nowhere, reason, refused_everywhere
 from aioparallel.wire import LAST, NO_ENGINE, RESULT_META, Frame, Status
 
 if TYPE_CHECKING:
     from aioparallel.engines import Engine
     from aioparallel.interface import ClientProxy, Host
 
-__all__ = ["Dispatcher", "Failure"]
+__all__ = ["Dispatcher"]
 
 #: How many failures are remembered in detail.
 FAILURES = 100
-
-
-class Failure(NamedTuple):
-    """A task that has failed, for people.
-
-    Attributes:
-        id: Its number.
-        label: What they call it.
-        client: Whose it was, a session.
-        engine: Where it ran last; None if it never did.
-        why: In words, as far as the controller knows.
-    """
-
-    id: int
-    label: str
-    client: str
-    engine: int | None
-    why: str
 
 
 class Dispatcher:
@@ -194,7 +176,7 @@ class Dispatcher:
             task.look_anew()
             allowed = task.needs.engines if task.needs is not None else None
             if allowed is not None and allowed.isdisjoint(self._host.engines):
-                return Ended(False, DependencyError(_nowhere(task, engines)))
+                return nowhere(task, engines)
         # One that was given values had better run soon, for they take room here.
         self.placing.wait(task, again=bool(task.past.values))
         return None
@@ -299,7 +281,7 @@ class Dispatcher:
         self.ledger.count(task.id, ended.ok)
         if not ended.ok:
             where = _outcome(ended).engine
-            self.failures.append(Failure(task.id, task.name, task.owner.session, where, _reason(ended)))
+            self.failures.append(Failure(task.id, task.name, task.owner.session, where, reason(ended)))
         if task.client is not None:
             task.client.calls.pop(task.number, None)
             ended.tell(task.client, task.number)
@@ -361,14 +343,7 @@ class Dispatcher:
             ok = outcome is not None and outcome.ok
         else:
             ok, title = ended is not None and ended.ok, parent.title
-        if verdict.engines:
-            where = ", ".join(map(str, verdict.engines))
-            text = f"{task.title} can't run: it follows tasks that ran on several engines: {where}"
-        elif ok:
-            text = f"{task.title} can't run: {title} was to fail before, and has succeeded"
-        else:
-            text = f"{task.title} can't run: {title}, on which it depends, has failed"
-        return Ended(False, DependencyError(text), cause=None if ok or ended is None else ended.root)
+        return hopeless(task, title, ok=ok, engines=verdict.engines, cause=ended)
 
     # Who asks
 
@@ -413,15 +388,5 @@ def _outcome(ended: Ended) -> Outcome:
     return Outcome(ended.ok, None if ended.engine == NO_ENGINE else ended.engine)
 
 
-def _reason(ended: Ended) -> str:
-    error = fault_of(ended.result)
-    return "its code raised an exception" if error is None else str(error)[:1000]
-
-
 def _as_ours(error: ParallelError | OSError) -> ParallelError:
     return error if isinstance(error, ParallelError) else OperationError(f"a value can't be passed on: {error}")
-
-
-def _nowhere(task: Task, engines: frozenset[int]) -> str:
-    where = ", ".join(map(str, sorted(engines)))
-    return f"{task.title} can't run: it follows tasks that ran on {where}, which are gone or not where it may run"

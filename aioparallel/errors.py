@@ -34,6 +34,7 @@ ParallelError
 │   ├── TaskRejectError                         raised by a task: not on this engine
 │   ├── DependencyError                         what it depends on has failed, or is nowhere to be had
 │   └── ResultGone              (LookupError)   it was done, and its result is not kept any more
+├── SimulationFailed            (AssertionError) a promise that a simulated cluster did not keep
 └── RemoteError                                 an exception that can't be rebuilt here
 CompositeError                  (ExceptionGroup)    what several engines raised
 PythonVersionWarning            (UserWarning)   engine and client run different Pythons
@@ -80,6 +81,7 @@ __all__ = [
     "RemoteError",
     "ResultGone",
     "SerializationError",
+    "SimulationFailed",
     "TaskAborted",
     "TaskError",
     "TaskPoisoned",
@@ -349,6 +351,10 @@ class DependencyError(TaskError):
 
 class ResultGone(TaskError, LookupError):
     """The task was done, but its result is not kept any more: it was delivered, cleared, too old, or too much."""
+
+
+class SimulationFailed(ParallelError, AssertionError):
+    """A promise that a simulated cluster (`aioparallel.testing`) did not keep; the text says which, and how it came."""
 
 
 class RemoteError(ParallelError):

@@ -54,6 +54,8 @@ class Placing:
         #: Tasks that can't run everywhere because of what happened: they followed their parents, or were refused.
         self._choosy: dict[Task, None] = {}
         self._waking: asyncio.TimerHandle | None = None
+        #: When that is due, loop time; the handle itself can't say so on every loop.
+        self._waking_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Placing by {self.scheduler!r}>"
@@ -98,10 +100,10 @@ class Placing:
         elif self._most > MANY and not waiting and not scheduler.placed:
             self._trim()
         wake = scheduler.wake
-        if wake is not None and (self._waking is None or wake < self._waking.when()):
+        if wake is not None and (self._waking is None or wake < self._waking_at):
             if self._waking is not None:
                 self._waking.cancel()
-            self._waking = self._loop.call_at(wake, self._wake)
+            self._waking, self._waking_at = self._loop.call_at(wake, self._wake), wake
 
     def _trim(self) -> None:
         """Let go of the memory that many tasks took: dicts keep their tables when they are emptied."""

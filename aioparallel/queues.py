@@ -75,6 +75,8 @@ class Queue(ABC):
 
     def __init__(self) -> None:
         self._live = 0
+        #: Cancelled ones that have not been met.
+        self._dead = 0
 
     def __len__(self) -> int:
         return self._live
@@ -98,10 +100,14 @@ class Queue(ABC):
         """
         while True:
             command = self._pop()
-            if not command.cancelled:
-                self._live -= 1
-                command.waiting = False
-                return command
+            if command.cancelled:
+                self._dead -= 1
+                continue
+            self._live -= 1
+            command.waiting = False
+            if self._dead and not self._live:
+                self._drop_cancelled()
+            return command
 
     def cancel(self, command: Command) -> None:
         """Mark a waiting command as no longer wanted; one that has left the queue is left alone."""
@@ -109,6 +115,9 @@ class Queue(ABC):
             command.waiting = False
             command.cancelled = True
             self._live -= 1
+            self._dead += 1
+            if not self._live:
+                self._drop_cancelled()
 
     def clear(self) -> list[Command]:
         """Remove and return all that wait, in the order they would have run."""
@@ -116,6 +125,12 @@ class Queue(ABC):
         while self._live:
             cleared.append(self.pop())
         return cleared
+
+    def _drop_cancelled(self) -> None:
+        """Let go of commands, and their payloads, that would lie here until another one comes."""
+        while self._dead:
+            self._pop()
+            self._dead -= 1
 
     @abstractmethod
     def _put(self, command: Command) -> None:

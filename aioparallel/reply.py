@@ -30,7 +30,7 @@ class CallInfo:
         engine: Which.
         submitted: When the client made the call.
         started, completed: When the engine began and ended it; None if it did not run to its end there.
-        attempt: Which try this was, from 1; more than 1 only for a task whose engines died.
+        attempt: Which try this was, from 1; more than 1 only for a task that failed before, or whose engines died.
         stdout, stderr: What it wrote.
     """
 

@@ -82,6 +82,9 @@ class EngineLink:
     def lost(self, error: BaseException | None) -> None:
         """The host is gone, and its engines with it."""
         reason = str(error) if error else "its host closed the connection"
+        # All of them first: what one of them had must not go to another one here, whose end it would count as its own.
+        for engine in self.engines.values():
+            engine.kernel_gone()
         for engine in list(self.engines.values()):
             self._leave(engine, reason)
         for future in self._calls.values():

@@ -112,10 +112,14 @@ class Scheduler(Generic[T]):
             return []
         self._deep.pop(engine, None)
         left.stamp = 0
-        for task in left.tasks:
+        # It may be remembered as a candidate for a while: not so what it had.
+        tasks = list(left.tasks)
+        left.tasks.clear()
+        left.asked.clear()
+        for task in tasks:
             del self._placed[task]
         self._roster_changed()
-        return list(left.tasks)
+        return tasks
 
     def engine_paused(self, engine: int) -> None:
         """An engine's kernel is gone or broken: it is given no tasks, and keeps those it has until they are done."""

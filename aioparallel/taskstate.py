@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioparallel.errors import Death, ParallelError
 from aioparallel.queues import Command
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioparallel.engines import Engine
     from aioparallel.interface import ClientProxy
 
-__all__ = ["Course", "Ended", "Home", "Report", "Task", "Value"]
+__all__ = ["Course", "Ended", "Failure", "Home", "Report", "Task", "Value"]
 
 #: The most tries that a RESULT can tell of.
 TRIES = 255
@@ -81,6 +81,24 @@ class Report:
     submitted: float
     completed: float
     capability: str
+
+
+class Failure(NamedTuple):
+    """A task that has failed, for people.
+
+    Attributes:
+        id: Its number.
+        label: What they call it.
+        client: Whose it was, a session.
+        engine: Where it ran last; None if it never did.
+        why: In words, as far as the controller knows.
+    """
+
+    id: int
+    label: str
+    client: str
+    engine: int | None
+    why: str
 
 
 class Value:

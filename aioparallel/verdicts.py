@@ -20,7 +20,7 @@ from aioparallel.errors import (
 from aioparallel.taskstate import Ended, Task
 from aioparallel.wire import NO_ENGINE, Frame, Status
 
-__all__ = ["STRIKES", "judge", "never_began", "refused_everywhere"]
+__all__ = ["STRIKES", "fault_of", "hopeless", "judge", "never_began", "nowhere", "reason", "refused_everywhere"]
 
 #: A task during which so many kernels died, of two engines if there are two, is not run again.
 STRIKES = 3
@@ -80,6 +80,39 @@ def never_began(task: Task) -> Ended:
     """Return how a task ended that was taken back while it waited."""
     error = TaskAborted(f"{task.title} was taken back before it had begun", step="waiting", seconds=0.0)
     return Ended(False, error, tried=tried_before(task))
+
+
+def reason(ended: Ended) -> str:
+    """Return in words why a task has failed, as far as can be told without unpacking anything."""
+    error = fault_of(ended.result)
+    return "its code raised an exception" if error is None else str(error)[:1000]
+
+
+def hopeless(task: Task, parent: str, *, ok: bool, engines: tuple[int, ...], cause: Ended | None) -> Ended:
+    """Return how a task ended that can't begin any more.
+
+    Args:
+        task: The task.
+        parent: The parent that decided it, for people.
+        ok: Whether that has succeeded.
+        engines: Where its parents ran, if it was to follow all of them and that was not one place.
+        cause: How that parent ended, as far as is known.
+    """
+    if engines:
+        text = f"it follows tasks that ran on several engines: {', '.join(map(str, engines))}"
+    elif ok:
+        text = f"{parent} was to fail before, and has succeeded"
+    else:
+        text = f"{parent}, on which it depends, has failed"
+    error = DependencyError(f"{task.title} can't run: {text}")
+    return Ended(False, error, cause=None if ok or cause is None else cause.root)
+
+
+def nowhere(task: Task, engines: Collection[int]) -> Ended:
+    """Return how a task ended that must run where its parents did, which is nowhere any more."""
+    where = ", ".join(map(str, sorted(engines)))
+    text = f"{task.title} can't run: it follows tasks that ran on {where}, which are gone or not where it may run"
+    return Ended(False, DependencyError(text))
 
 
 def _taken_back(

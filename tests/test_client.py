@@ -27,6 +27,7 @@ from aioparallel.errors import (
     QueueCleared,
     RemoteError,
     SerializationError,
+    TaskPoisoned,
 )
 
 
@@ -251,7 +252,7 @@ def test_a_task_survives_the_death_of_its_kernel_and_poison_is_given_up(tc: clie
         return "survived"
 
     assert tc.submit(die_once, str(mark)).result(60) == "survived"
-    with pytest.raises(EngineDied, match="exit status 9"):
+    with pytest.raises(TaskPoisoned, match="exit status 9"):
         tc.submit(os._exit, 9).result(60)
     assert tc.submit(abs, -1).result(60) == 1
 

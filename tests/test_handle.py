@@ -190,7 +190,7 @@ def test_metadata_of_calls_of_views_of_failures_and_of_tasks():
             for _ in range(3):
                 host.die(host.waiting[0].engine)
                 await settle()
-            with pytest.raises(aioparallel.EngineDied):
+            with pytest.raises(aioparallel.TaskPoisoned):
                 await lost
             assert (lost.metadata.attempt, lost.metadata.started) == (3, None)
             assert (await mec.get_ids(), mec.get_ids().cancel()) == ([0, 1, 2], True)

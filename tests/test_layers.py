@@ -51,7 +51,7 @@ ONLY_IN = {
     "dill": set[str](),
     "marshal": {"capture", "serialize"},
     "pickle": {"serialize"},
-    "random": set[str](),
+    "random": {"testing.luck"},
     "secrets": set[str](),
     "shelve": set[str](),
     "trustme": {"identity"},

@@ -181,17 +181,17 @@ class MultiEngineInterface(Interface):
     async def start(self) -> None:
         """Begin with nothing recorded."""
         self._recording = Recording(self.host.monitor)
-        self._clients: set[ClientProxy] = set()
+        self._clients: dict[ClientProxy, None] = {}
 
     def client_joined(self, client: ClientProxy) -> None:
         """One more to tell how many steps there are."""
-        self._clients.add(client)
+        self._clients[client] = None
         if len(self._recording):
             client.tell({"steps": len(self._recording)})
 
     def client_left(self, client: ClientProxy) -> None:
         """One less."""
-        self._clients.discard(client)
+        self._clients.pop(client, None)
 
     def kernel_started(self, engine: Engine) -> None:
         """A fresh kernel does first what was recorded."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from aioparallel.errors import AddressError
 from aioparallel.transports import Gate, Listener, Peer, Slot, Transport
@@ -14,9 +15,15 @@ from aioparallel.wire import Buffer
 if TYPE_CHECKING:
     from aioparallel.identity import Identity
 
-__all__ = ["MemoryTransport"]
+__all__ = ["MemoryEnd", "MemoryTransport", "Way", "intercept"]
 
 HIGH = 2**20
+
+#: How bytes get from one end to the other, where that is not at once: called with what is sent (nothing at the end of
+#: the connection), and with what lets it arrive. Whoever carries it keeps the order.
+Way: TypeAlias = Callable[[memoryview, Callable[[], None]], None]
+
+_NOTHING = memoryview(b"")
 
 #: Who listens in this process: (name, loop) -> listener. A listener removes itself when it closes.
 _listeners: dict[tuple[str, asyncio.AbstractEventLoop], _MemoryListener] = {}
@@ -41,8 +48,10 @@ class MemoryTransport(Transport):
         listener = _listeners.get((name, asyncio.get_running_loop()))
         if listener is None:
             raise ConnectionRefusedError(f"nobody listens on {address} in this event loop")
-        near, far = _End(address), _End(address)
+        near, far = MemoryEnd(address), MemoryEnd(address)
         near.join(far)
+        if listener.met is not None:
+            listener.met(near, far)
         slot = listener.gate.enter("this process", far.abort, trusted=True)
         far.set_protocol(listener.protocol_factory(slot))
         near.set_protocol(protocol_factory())
@@ -82,6 +91,7 @@ class _MemoryListener(Listener):
         self.address = address
         self.protocol_factory = protocol_factory
         self.gate = gate
+        self.met: Callable[[MemoryEnd, MemoryEnd], None] | None = None
         self._key = key
 
     async def aclose(self) -> None:
@@ -89,11 +99,16 @@ class _MemoryListener(Listener):
         _listeners.pop(self._key, None)
 
 
-class _End(asyncio.Transport):
-    """One end of the pair, an asyncio transport like any other."""
+class MemoryEnd(asyncio.Transport):
+    """One end of the pair, an asyncio transport like any other.
+
+    Attributes:
+        way: How what is written here gets to the other end; None: at once.
+    """
 
     def __init__(self, address: str) -> None:
         super().__init__({"peername": address})
+        self.way: Way | None = None
         self._loop = asyncio.get_running_loop()
         self._inbox: deque[memoryview] = deque()
         self._waiting = 0
@@ -108,7 +123,7 @@ class _End(asyncio.Transport):
     def __repr__(self) -> str:
         return f"<memory end {self.get_extra_info('peername')}{' closing' if self._closing else ''}>"
 
-    def join(self, other: _End) -> None:
+    def join(self, other: MemoryEnd) -> None:
         """Make the two ends one pair."""
         self._other, other._other = other, self
 
@@ -135,7 +150,8 @@ class _End(asyncio.Transport):
         if self._closing or self._other._lost or not data:
             return
         piece = memoryview(data if isinstance(data, bytes) else bytes(data))
-        self._other._receive(piece)
+        self._other._waiting += len(piece)
+        self._pass(piece, functools.partial(self._other._receive, piece))
         if self._other._waiting > self._high and not self._writing_paused:
             self._writing_paused = True
             self._protocol.pause_writing()
@@ -178,22 +194,32 @@ class _End(asyncio.Transport):
         """Close when the other end has what was written."""
         if not self._closing:
             self._closing = True
-            self._other._end()
+            self._pass(_NOTHING, self._other._end)
             self._loop.call_soon(self._lose, None)
 
     def abort(self) -> None:
         """Close at once; what was not read is gone."""
         if not self._lost:
             self._closing = True
-            self._other._inbox.clear()
-            self._other._waiting = 0
-            self._other._end()
+            self._pass(_NOTHING, self._other._reset)
             self._loop.call_soon(self._lose, None)
 
+    def _pass(self, piece: memoryview, arrive: Callable[[], None]) -> None:
+        """Send something to the other end."""
+        if self.way is None:
+            arrive()
+        else:
+            self.way(piece, arrive)
+
     def _receive(self, piece: memoryview) -> None:
-        self._inbox.append(piece)
-        self._waiting += len(piece)
-        self._schedule()
+        if not self._lost:
+            self._inbox.append(piece)
+            self._schedule()
+
+    def _reset(self) -> None:
+        self._inbox.clear()
+        self._waiting = 0
+        self._end()
 
     def _end(self) -> None:
         self._eof = True
@@ -243,6 +269,24 @@ class _End(asyncio.Transport):
             self._lost = True
             self._inbox.clear()
             self._protocol.connection_lost(error)
+
+
+def intercept(address: str, met: Callable[[MemoryEnd, MemoryEnd], None]) -> None:
+    """Have `met(near, far)` called for each pair of ends that meets under a name on this loop, before they are told.
+
+    It may set their `way`: so bytes are delayed, held up or looked at, and everything else stays as it is.
+
+    Args:
+        address: Where somebody listens, on the running loop.
+        met: Called with the end of who dials and that of who listens.
+
+    Raises:
+        AddressError: The address has no name, or nobody listens there.
+    """
+    listener = _listeners.get((_name(address), asyncio.get_running_loop()))
+    if listener is None:
+        raise AddressError(f"nobody listens on {address} in this event loop")
+    listener.met = met
 
 
 def _name(address: str) -> str:
