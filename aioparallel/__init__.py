@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aioparallel import errors as _errors
 
 if TYPE_CHECKING:
+    from aioparallel.arrivals import Stream as Stream
     from aioparallel.capability import Capability as Capability
     from aioparallel.cluster import Cluster as Cluster
     from aioparallel.conditions import Dependency as Dependency
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     from aioparallel.controller import Controller as Controller
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
+    from aioparallel.interface import ClientProxy as ClientProxy
+    from aioparallel.interface import EngineProxy as EngineProxy
+    from aioparallel.interface import Host as Host
     from aioparallel.interface import Interface as Interface
+    from aioparallel.interface import client_of as client_of
     from aioparallel.interface import remote as remote
     from aioparallel.interfaces.admin import AdminClient as AdminClient
     from aioparallel.interfaces.monitor import MonitorClient as MonitorClient
     from aioparallel.interfaces.multiengine import MultiEngineClient as MultiEngineClient
     from aioparallel.output import Output as Output
     from aioparallel.progress import Progress as Progress
+    from aioparallel.proxies import EngineCall as EngineCall
     from aioparallel.receipt import Receipt as Receipt
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
+    from aioparallel.serialize import register_reducer as register_reducer
     from aioparallel.taskface import TaskClient as TaskClient
     from aioparallel.tasks import MapTask as MapTask
     from aioparallel.tasks import StringTask as StringTask
@@ -45,8 +52,12 @@ _HOMES = {
     "CallInfo": "reply",
     "Capability": "capability",
     "Client": "face",
+    "ClientProxy": "interface",
     "Cluster": "cluster",
     "Controller": "controller",
+    "EngineCall": "proxies",
+    "EngineProxy": "interface",
+    "Host": "interface",
     "Interface": "interface",
     "Limits": "wire",
     "MonitorClient": "interfaces.monitor",
@@ -55,7 +66,10 @@ _HOMES = {
     "Progress": "progress",
     "Receipt": "receipt",
     "Reference": "reference",
+    "Stream": "arrivals",
     "TaskClient": "taskface",
+    "client_of": "interface",
+    "register_reducer": "serialize",
     "remote": "interface",
     **dict.fromkeys(("Dependency", "Properties", "depend", "require"), "conditions"),
     **dict.fromkeys(("MapTask", "StringTask", "Task", "TaskResult"), "tasks"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import json
@@ -15,6 +16,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from aioparallel.arrivals import Arrivals, Notices
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.departures import Departures
@@ -32,6 +34,7 @@ from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import (
+    KEY,
     LAST,
     TRIED,
     Buffer,
@@ -118,6 +121,8 @@ class Channel:
         #: Who takes log records, by request; who is told of engines that join or have a fresh kernel.
         self.forwardings: dict[int, Callable[[int, dict[str, Any]], object]] = {}
         self.on_engines: list[Callable[[list[int]], object]] = []
+        #: What the interface tells us unasked.
+        self.notices = Notices()
         self._connection: Connection | None = None
         self._error: ParallelError | None = None
         self._closed: asyncio.Future[None] = self.loop.create_future()
@@ -254,6 +259,27 @@ class Channel:
         departures.leave(number, pieces, targets, behind)
         return number
 
+    def stream(self, operation: str, *, header: bytes = b"") -> Arrivals:
+        """Call an operation that answers with one value after the other; return where they arrive. From any thread.
+
+        The operation waits while many of them have not been taken.
+
+        Raises:
+            OperationError: The interface has no such operation.
+            MessageTooLarge: Nothing was sent.
+            ConnectionLost: The connection has ended.
+        """
+        arrivals = Arrivals()
+        number = self.call(operation, arrivals, plain_value, header=header)
+        arrivals.on_taken = functools.partial(self._ask_for_more, number)
+        # By the loop: whoever drops a stream, the garbage collector maybe, may hold any lock.
+        arrivals.on_gone = functools.partial(self._wake, functools.partial(self.withdraw, number))
+        return arrivals
+
+    def _ask_for_more(self, number: int, taken: int) -> None:
+        with contextlib.suppress(ConnectionLost):
+            self._departures.post(encode(Kind.NOTICE, number, code=News.TAKEN, header=KEY.pack(taken)))
+
     def withdraw(self, number: int | tuple[int, ...]) -> None:
         """Forget a call, or the several that are one (`joint`), and tell the controller; from any thread."""
         for each in number if isinstance(number, tuple) else (number,):
@@ -344,6 +370,7 @@ class Channel:
     async def aclose(self) -> None:
         """Close; calls under way fail with `ConnectionLost`. Safe to call twice."""
         if self._connection is not None:
+            self.notices.end(None)
             self._connection.close(ConnectionLost("this client was closed"))
             await asyncio.shield(self._closed)
 
@@ -360,8 +387,11 @@ class Channel:
                     first = self._partial.pop(frame.id, None) if self._partial else None
                     if pending is not None:
                         settle(*pending, [*first, frame] if first else [frame])
-                elif frame.id in self._pending:
-                    self._partial.setdefault(frame.id, []).append(frame)
+                elif (waiting := self._pending.get(frame.id)) is not None:
+                    if (part := getattr(waiting[0], "part", None)) is not None:
+                        part(frame)
+                    else:
+                        self._partial.setdefault(frame.id, []).append(frame)
             elif frame.kind == Kind.NOTICE:
                 if frame.code == News.EVENT:
                     self._notice(frame.json())
@@ -382,7 +412,9 @@ class Channel:
 
     def _told(self, frame: Frame) -> None:
         """Take news of what user code writes or logs."""
-        if frame.code == News.RECORD:
+        if frame.code == News.VALUE:
+            self.notices.hear(frame.header)
+        elif frame.code == News.RECORD:
             news = frame.json()
             take = self.forwardings.get(news.get("request", 0)) if isinstance(news, dict) else None
             if take is not None:
@@ -424,6 +456,7 @@ class Channel:
         self._departures.close()
         while self._watched:
             self._watched.popitem()[1].end()
+        self.notices.end(ConnectionLost(str(self._error)))
         self._on_drained()
         if not self._introduced.done():
             self._introduced.set_exception(ConnectionLost(str(self._error)))

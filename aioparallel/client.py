@@ -6,21 +6,23 @@ import concurrent.futures
 import contextlib
 import json
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from aioparallel.arrivals import Arrivals, BlockingStream
 from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
-from aioparallel.errors import ConfigurationError
 from aioparallel.errors import __all__ as _errors
+from aioparallel.generated import make_client
 from aioparallel.joint import call_each
 from aioparallel.mapping import Mapping
+from aioparallel.operations import check_interface_name
 from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult, PendingTask, Values
 from aioparallel.portal import portal
@@ -34,6 +36,7 @@ from aioparallel.views import OnJoin, View
 from aioparallel.wire import Buffer, Limits
 
 __all__ = [
+    "BlockingStream",
     "CallInfo",
     "Cluster",
     "Dependency",
@@ -51,6 +54,7 @@ __all__ = [
     "Task",
     "TaskClient",
     "TaskResult",
+    "client_of",
     "depend",
     "require",
     *_errors,
@@ -106,6 +110,34 @@ class Client:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         if self._channel.is_open and not self._channel.loop.is_closed():
             self._portal.run(self._channel.aclose())
+
+    def notices(self, timeout: float | None = None) -> BlockingStream[Any]:
+        """Return what the interface tells this client unasked: iterate over it with `for`.
+
+        It ends when the client is closed, and with `ConnectionLost` when the connection is. The first who asks is told
+        what came before, too. Who takes them too slowly misses the oldest: 1,024 are kept.
+
+        Args:
+            timeout: Seconds after which waiting for the next one ends with `TimeoutError`; None: never.
+        """
+        opened: list[Arrivals] = []
+        self._portal.call(lambda: opened.append(self._channel.notices.open()))
+        return BlockingStream(opened[0], self._portal, timeout=timeout)
+
+    def on_notice(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call `callback` with each thing the interface tells this client unasked; return what ends that.
+
+        It is called in the thread that takes in what arrives and must be quick; an exception in it is logged.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        endings: list[Callable[[], None]] = []
+        self._portal.call(lambda: endings.append(self._channel.notices.listen(callback)))
+        return endings[0]
+
+    def _stream(self, operation: str, header: bytes, make: Callable[[Any], Any]) -> BlockingStream[Any]:
+        return BlockingStream(self._channel.stream(operation, header=header), self._portal, make)
 
     def _begin(
         self,
@@ -350,16 +382,17 @@ class Cluster:
         """
         return self._cluster.capability(interface)
 
-    def client(self, interface: str) -> Any:
-        """Return a client of an interface.
+    def client(self, interface: str | type) -> Any:
+        """Return a client of an interface: of its name, or of its class.
 
         Raises:
-            ConfigurationError: That interface has no blocking client.
+            PluginError: No such interface is installed, or no client can be made for it.
+            NoClusterError: It is not hosted.
         """
-        kinds = {kind.interface: kind for kind in (MonitorClient, MultiEngineClient, TaskClient)}
-        if interface not in kinds:
-            raise ConfigurationError(f"no blocking client for {interface!r}; there are {', '.join(kinds)}")
-        made = kinds[interface](self.capability(interface))
+        kind = _WRITTEN.get(interface) if isinstance(interface, str) else None
+        if kind is None:
+            kind = client_of(self._cluster.interface_class(interface))
+        made = kind(self.capability(kind.interface))
         self._clients.append(made)
         return made
 
@@ -382,3 +415,25 @@ class MonitorClient(Client):
     def status(self, block: bool | None = None) -> Any:
         """Return everything a person would ask about the cluster (`interfaces.monitor.MonitorClient.status`)."""
         return self._operate("status", block)
+
+
+#: The clients that are here, by interface.
+_WRITTEN: dict[str, Any] = {kind.interface: kind for kind in (MonitorClient, MultiEngineClient, TaskClient)}
+
+
+def client_of(interface: type) -> Any:
+    """Return the blocking client class of an interface: the one that was written for it, or one made from annotations.
+
+    Each operation is a method with the same parameters, docstring and annotations, and `block=`: it gives the value
+    (or a `PendingResult`), or, if the operation is a stream, a `BlockingStream` for `for`.
+
+    Args:
+        interface: A subclass of `aioparallel.Interface`.
+
+    Raises:
+        PluginError: None was written, and none can be made; the text says why.
+    """
+    written = getattr(interface, "blocking_client", None)
+    if written is None and interface.__module__.startswith("aioparallel.interfaces."):
+        written = _WRITTEN.get(check_interface_name(interface))
+    return make_client(interface, Client, blocking=True) if written is None else written

@@ -28,10 +28,10 @@ from typing import Any, Self, TypeVar
 
 from aioparallel import launchers, plugins, queues, transports
 from aioparallel.capability import Capability, capability_path, check_name, private_directory
-from aioparallel.errors import ClusterError, ConfigurationError
+from aioparallel.errors import ClusterError, ConfigurationError, PluginError
 from aioparallel.face import Client
 from aioparallel.importable import own_directories
-from aioparallel.interface import Interface
+from aioparallel.interface import Interface, client_of
 from aioparallel.launchers import Job, Launcher
 from aioparallel.queues import Queue
 from aioparallel.schedulers import find_policy
@@ -104,6 +104,8 @@ class Cluster:
         scheduler: Which engine takes a task: "least-loaded" (the default), "lru", "random", "two-bin", "weighted",
             "lifo", the name of a plug-in, or "module:Class" for a `policies.Policy` of one's own.
         timeout: Seconds that the start may take.
+        interfaces: Interfaces besides those that are installed: classes that can be imported, or "module:Class". Names
+            of installed ones say that only these are wanted.
 
     Attributes:
         name: The cluster's name.
@@ -129,7 +131,9 @@ class Cluster:
         path: Sequence[str | Path] | None = None,
         scheduler: str | None = None,
         timeout: float = 60.0,
+        interfaces: Sequence[str | type[Interface]] = (),
     ) -> None:
+        self._interfaces = [_place_of_interface(interface) for interface in interfaces]
         self.name = check_name(name, "a cluster")
         self.engine_ids: list[int] = []
         self._n = _number(_processors() if n is None else n)
@@ -276,11 +280,11 @@ class Cluster:
             raise ClusterError(f"{self!r} does not run")
         return Capability.load(capability_path(interface, cluster=self.name, directory=self.directory))
 
-    def client(self, interface: str) -> Connecting:
-        """Return a client of an interface, on its way: await it, or use it in `async with`.
+    def client(self, interface: str | type[Interface]) -> Connecting:
+        """Return a client of an interface (its name, or its class), on its way: await it, or use it in `async with`.
 
         Awaiting raises:
-            PluginError: No such interface is installed, or it has no client.
+            PluginError: No such interface is installed, or no client can be made for it.
             ClusterError: The cluster does not run.
             ConnectionFailed: The controller is gone.
         """
@@ -305,11 +309,29 @@ class Cluster:
 
     # Inside
 
-    async def _connect(self, interface: str) -> Client:
-        kind = plugins.load(plugins.INTERFACES, interface, Interface).client
+    def interface_class(self, interface: str | type) -> type[Interface]:
+        """Return the class of an interface, given its name, or "module:Class", or itself.
+
+        Raises:
+            PluginError: None of that name is installed, or was given to this cluster.
+        """
+        if not isinstance(interface, str):
+            if isinstance(interface, type) and issubclass(interface, Interface):
+                return interface
+            raise PluginError(f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface")
+        for place in self._interfaces:
+            if ":" in place:
+                given: type[Interface] = plugins.load(plugins.INTERFACES, place, Interface)
+                if interface in (place, getattr(given, "name", None)):
+                    return given
+        found: type[Interface] = plugins.load(plugins.INTERFACES, interface, Interface)
+        return found
+
+    async def _connect(self, interface: str | type[Interface]) -> Client:
+        kind = client_of(self.interface_class(interface))
         if not (isinstance(kind, type) and issubclass(kind, Client)):
             raise ConfigurationError(f"the interface {interface!r} names no client class")
-        client = await kind.connect(self.capability(interface))
+        client = await kind.connect(self.capability(kind.interface))
         self._clients = [kept for kept in self._clients if kept.channel.is_open]
         self._clients.append(client)
         return client
@@ -322,12 +344,13 @@ class Cluster:
 
     def _controller_command(self, private: bool) -> list[str]:
         listen = [option for address in self._listen for option in ("--listen", address)]
-        queue = ["--queue", self._queue]
+        wanted = [option for interface in self._interfaces for option in ("--interface", interface)]
         scheduler = ["--scheduler", self._scheduler] if self._scheduler is not None else []
-        # It imports nothing of ours but what is given by its place.
-        path = self._path_options() if any(":" in name for name in (self._queue, self._scheduler or "")) else []
-        private_options = ["--temporary"] if private else []
-        return [*_python("controller"), *self._place(), *listen, *queue, *scheduler, *path, *private_options]
+        chosen = [*wanted, "--queue", self._queue, *scheduler]
+        # What is not installed is imported from where the engines import it, and nothing else of ours is.
+        path = self._path_options() if any(":" in option for option in chosen) else []
+        rest = [*listen, *chosen, *path, *(["--temporary"] if private else [])]
+        return [*_python("controller"), *self._place(), *rest]
 
     def _path_options(self) -> list[str]:
         entries = own_directories() if self._path is None else self._path
@@ -406,6 +429,29 @@ def _end(role: str, job: Job) -> str:
     return f"the {role} ended: {job.describe()}{output}"
 
 
+def _place_of(kind: type) -> str:
+    """Return by what the controller, which is another process, imports a class.
+
+    Raises:
+        ConfigurationError: It can't.
+    """
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        raise ConfigurationError(
+            f"the controller, a process of its own, can't import {kind.__module__}.{kind.__qualname__}: put it in a "
+            "module"
+        )
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _place_of_interface(interface: str | type[Interface]) -> str:
+    """Return by what the controller finds an interface: its name, or as `module:Class`."""
+    if isinstance(interface, str):
+        return interface
+    if not (isinstance(interface, type) and issubclass(interface, Interface)):
+        raise ConfigurationError(f"interfaces are subclasses of aioparallel.Interface, or names, not {interface!r}")
+    return _place_of(interface)
+
+
 def _number(n: object) -> int:
     if type(n) is not int or not 1 <= n < 65535:
         raise ConfigurationError(f"n is how many engines, a whole number from 1 up, not {n!r}")
@@ -413,18 +459,12 @@ def _number(n: object) -> int:
 
 
 def _place_of_queue(queue: str | type[Queue]) -> str:
-    """Return how the controller, which is another process, finds a queue: by name, or as `module:Class`."""
+    """Return by what the controller finds a queue: its name, or as `module:Class`."""
     if isinstance(queue, str):
         if ":" not in queue:
             queues.get(queue)
         return queue
-    kind = queues.get(queue)
-    if kind.__module__ == "__main__" or "<" in kind.__qualname__:
-        raise ConfigurationError(
-            f"queue {kind.__module__}:{kind.__qualname__} can't be imported by the controller, which is a process of "
-            "its own: put it into a module"
-        )
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return _place_of(queues.get(queue))
 
 
 def _processors() -> int:

@@ -7,19 +7,22 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aioparallel import plugins, queues, transports
+from aioparallel import queues, transports
 from aioparallel.authority import ControllerState
-from aioparallel.capability import Capability, Grant
+from aioparallel.capability import Capability, Grant, capability_path
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine
 from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.handshake import ServerHandshake
-from aioparallel.interface import ClientProxy, Interface, operations
+from aioparallel.hosting import Hosting
+from aioparallel.interface import ClientProxy, Interface, admitted
+from aioparallel.operations import declared
 from aioparallel.queues import FifoQueue, Queue
 from aioparallel.roster import EngineLink, Roster
 from aioparallel.session import Handshake
@@ -81,10 +84,15 @@ class Controller:
             on_leave=self._engine_left,
             find_client=lambda session: self._sessions.get(session),
             on_kernel=self._kernel_started,
+            on_reserved=self._engine_reserved,
             on_kernel_lost=self._kernel_lost,
             on_properties=self._properties_changed,
         )
-        self._interfaces: dict[str, Interface] = {}
+        self._hostings: dict[str, Hosting] = {}
+        #: Names of interfaces that are on their way.
+        self._coming: set[str] = set()
+        #: Where capability files are written, and with which addresses.
+        self._published: tuple[Path, tuple[str, ...] | None] | None = None
         self._clients: dict[ClientProxy, Connection] = {}
         self._sessions: dict[int, ClientProxy] = {}
         # Not sets: the order in which everybody is told of the end is that in which they came.
@@ -95,7 +103,6 @@ class Controller:
         self._refusals = Refusals()
         self._telling: asyncio.TimerHandle | None = None
         self._telling_at = 0.0
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._closing = False
 
@@ -110,19 +117,17 @@ class Controller:
     ) -> None:
         await self.aclose()
 
-    # What an interface sees (Host)
+    # What an interface sees, through its Hosting
 
     @property
     def engines(self) -> Mapping[int, Engine]:
         """The engines by id, ascending."""
         return self._roster.engines
 
-    def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[Any]:
-        """Run `work`; the task is kept, its failure is logged, and it is cancelled when the controller closes."""
-        task = self._loop.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
+    @property
+    def interfaces(self) -> dict[str, Interface]:
+        """The interfaces that are hosted, by name."""
+        return {name: hosting.interface for name, hosting in self._hostings.items()}
 
     def status(self) -> dict[str, Any]:
         """Return what a person would ask, as plain values (`MonitorClient.status` says which)."""
@@ -133,10 +138,10 @@ class Controller:
             "epoch": self._state.epoch,
             "seconds": self._loop.time() - self._started,
             "addresses": self.addresses,
-            "interfaces": sorted(self._interfaces),
+            "interfaces": sorted(self._hostings),
             "clients": Counter(client.grant.interface for client in self._clients),
             "engines": [engine.status() for engine in self.engines.values()],
-            "reports": {name: report for name, interface in self._interfaces.items() if (report := interface.report())},
+            "reports": {name: report for name, hosting in self._hostings.items() if (report := hosting.report())},
         }
 
     def shut_down(self) -> None:
@@ -160,23 +165,63 @@ class Controller:
         Raises:
             PluginError: It is not an interface, its name is taken, or it can't start; the text names it.
         """
-        if isinstance(interface, str):
-            interface = plugins.load(plugins.INTERFACES, interface, Interface)
-        made = interface() if isinstance(interface, type) else interface
-        name = getattr(made, "name", None)
-        if not isinstance(made, Interface) or not isinstance(name, str) or not name.isidentifier():
-            raise PluginError(f"{made!r} is not an interface with a name (an identifier)")
-        if name in self._interfaces or name == ENGINE:
+        made = admitted(interface)
+        name = made.name
+        if name in self._hostings or name in self._coming or name == ENGINE:
             raise PluginError(f"an interface named {name!r} is here already")
-        made.host = self
+        if self._closing:
+            raise PluginError(f"interface {name!r} comes too late: the controller has ended")
+        self._coming.add(name)
         try:
-            await made.start()
-        except Exception as error:
-            raise PluginError(f"interface {name!r} can't start: {type(error).__name__}: {error}") from error
-        self._interfaces[name] = made
+            hosting = Hosting(self, made, name)
+            await hosting.start()
+        finally:
+            self._coming.discard(name)
+        self._hostings[name] = hosting
         for engine in self.engines.values():
-            made.engine_joined(engine)
+            hosting.tell_of("engine_joined", engine)
+        self._publish(name)
         return made
+
+    async def remove(self, name: str) -> None:
+        """Host an interface no more: its clients are told goodbye, it is stopped, its capability file is deleted.
+
+        The capability is kept: if the interface is added again, files that were copied work again.
+
+        Raises:
+            ConfigurationError: No interface of that name is hosted.
+        """
+        self._check_hosted(name)
+        hosting = self._hostings.pop(name)
+        error = ConnectionLost(f"the interface {name!r} was removed from the controller")
+        for client, connection in tuple(self._clients.items()):
+            if client.hosting is hosting:
+                self._leave(client, error)
+                connection.goodbye(error)
+        if self._published is not None:
+            capability_path(name, cluster=self._cluster, directory=self._published[0]).unlink(missing_ok=True)
+        await hosting.stop()
+
+    def publish(self, directory: Path, *, addresses: tuple[str, ...] | None = None) -> None:
+        """Write a capability file for each interface, and for engines; from now on for those that are added, too.
+
+        Args:
+            directory: The state directory.
+            addresses: How others reach us; None: where we listen.
+
+        Raises:
+            CapabilityError: A file can't be written.
+        """
+        self._published = directory, addresses
+        # The engines' first, because they wait for theirs.
+        for name in (ENGINE, *sorted(self._hostings)):
+            self._publish(name)
+
+    def _publish(self, name: str) -> None:
+        if self._published is not None:
+            directory, addresses = self._published
+            capability = self.capability(name, addresses=addresses)
+            capability.save(capability_path(name, cluster=self._cluster, directory=directory), self.source)
 
     async def listen(self, address: str) -> str:
         """Listen on `address` too; return it with the real port.
@@ -209,12 +254,16 @@ class Controller:
         Raises:
             ConfigurationError: No interface of that name is hosted.
         """
-        if interface != ENGINE and interface not in self._interfaces:
-            hosted = ", ".join([ENGINE, *sorted(self._interfaces)])
-            raise ConfigurationError(f"no interface {interface!r} here; there are {hosted}")
+        if interface != ENGINE:
+            self._check_hosted(interface)
         return self._state.capability(
             interface, cluster=self._cluster, addresses=tuple(self.addresses) if addresses is None else addresses
         )
+
+    def _check_hosted(self, name: str) -> None:
+        if name not in self._hostings:
+            hosted = ", ".join([ENGINE, *sorted(self._hostings)])
+            raise ConfigurationError(f"no interface {name!r} here; there are {hosted}")
 
     async def wait_closed(self) -> None:
         """Wait until somebody asks for the end, then close."""
@@ -232,14 +281,8 @@ class Controller:
         self._gate.close()
         for connection in tuple(self._connections):
             connection.goodbye(ConnectionLost("the controller has ended"))
-        for interface in self._interfaces.values():
-            try:
-                await interface.stop()
-            except Exception:
-                logger.exception("interface %r failed to stop", interface.name)
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for hosting in self._hostings.values():
+            await hosting.stop()
         # Every connection closes within its own deadline.
         while self._connections:
             await self._one_less()
@@ -267,7 +310,7 @@ class Controller:
             return ServerHandshake(
                 self._state.authority.lookup,
                 controller_id=self._state.controller_id,
-                interfaces=[ENGINE, *self._interfaces],
+                interfaces=[ENGINE, *self._hostings],
                 fingerprint=fingerprint,
                 nonce=self.source.token(32),
                 now=self.source.wall(),
@@ -328,11 +371,11 @@ class Controller:
 
     def _welcome(self, session: str, grant: Grant) -> dict[str, Any]:
         """What a peer whose proof is right is told."""
-        interface = self._interfaces.get(grant.interface)
+        hosting = self._hostings.get(grant.interface)
         return {
             "session": session,
             "epoch": self._state.epoch,
-            "ops": list(operations(type(interface))) if interface else [],
+            "ops": list(declared(type(hosting.interface))) if hosting else [],
             "limits": {"message": self.limits.message},
             "heartbeat": {"beat": self.limits.beat, "dead": self.limits.dead},
             "expires": grant.expires,
@@ -347,16 +390,18 @@ class Controller:
             self._links[link] = None
             connection.on_silence = link.silent
             return link
-        interface = self._interfaces[grant.interface]
-        client = ClientProxy(connection, interface, grant, session, python)
+        hosting = self._hostings.get(grant.interface)
+        if hosting is None:
+            raise ProtocolError(f"the interface {grant.interface!r} was removed meanwhile")
+        client = ClientProxy(connection, hosting, grant, session, python)
         # A client may be stopped in a debugger, or hold its GIL for minutes; that it is gone, its socket says.
         connection.mortal = False
         connection.on_drained = functools.partial(self._drained, client)
         self._clients[client] = connection
         self._sessions[int(session, 16)] = client
-        self.monitor.publish(ClientJoined(interface.name, client.session))
-        client.notify({"joined": [[e.id, e.python] for e in self.engines.values() if client.allowed(e.id)]})
-        interface.client_joined(client)
+        self.monitor.publish(ClientJoined(hosting.name, client.session))
+        client.tell({"joined": [[e.id, e.python] for e in self.engines.values() if client.allowed(e.id)]})
+        hosting.tell("client_joined", client)
         return client
 
     def _leave(self, owner: EngineLink | ClientProxy, error: BaseException | None) -> None:
@@ -364,40 +409,44 @@ class Controller:
             self._links.pop(owner, None)
             owner.lost(error)
             return
-        self._clients.pop(owner, None)
+        if self._clients.pop(owner, None) is None:
+            return
         self._sessions.pop(int(owner.session, 16), None)
         owner.leave()
-        interface = self._interfaces[owner.grant.interface]
-        interface.client_left(owner)
+        owner.hosting.tell("client_left", owner)
         reason = str(error) if error else "it closed the connection"
-        self.monitor.publish(ClientLeft(interface.name, owner.session, reason))
+        self.monitor.publish(ClientLeft(owner.hosting.name, owner.session, reason))
 
     def _drained(self, client: ClientProxy) -> None:
         """A slow client has read: what waited for that may go on."""
-        self._interfaces[client.grant.interface].client_drained(client)
+        client.hosting.tell("client_drained", client)
         for engine in tuple(self.engines.values()):
             engine.pump()
 
     def _kernel_started(self, engine: Engine) -> None:
-        for interface in self._interfaces.values():
-            interface.kernel_started(engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("kernel_started", engine)
+
+    def _engine_reserved(self, engine: Engine, reserved: bool) -> None:
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_reserved" if reserved else "engine_released", engine)
 
     def _kernel_lost(self, engine: Engine) -> None:
-        for interface in self._interfaces.values():
-            interface.kernel_lost(engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("kernel_lost", engine)
 
     def _properties_changed(self, engine: Engine) -> None:
-        for interface in self._interfaces.values():
-            interface.properties_changed(engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("properties_changed", engine)
 
     def _engine_joined(self, engine: Engine) -> None:
-        for interface in self._interfaces.values():
-            interface.engine_joined(engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_joined", engine)
         self._tell({"joined": [[engine.id, engine.python]]}, engine.id)
 
     def _engine_left(self, engine: Engine) -> None:
-        for interface in self._interfaces.values():
-            interface.engine_left(engine)
+        for hosting in self._hostings.values():
+            hosting.tell_of("engine_left", engine)
         self._tell({"left": [engine.id]}, engine.id)
 
     def _happened(self, event: Event) -> None:
@@ -407,12 +456,7 @@ class Controller:
     def _tell(self, notice: dict[str, Any], engine: int) -> None:
         for client in self._clients:
             if client.allowed(engine):
-                client.notify(notice)
-
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+                client.tell(notice)
 
 
 def _nobody(frames: list[Frame]) -> None:

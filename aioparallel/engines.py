@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from aioparallel.broadcast import Outgoing
 from aioparallel.connection import Connection
-from aioparallel.errors import EngineLost, QueueCleared
+from aioparallel.errors import EngineLost, ParallelError, Preempted, QueueCleared
 from aioparallel.queues import Command, FifoQueue, Queue, arrivals
 from aioparallel.resources import checked_resources
+from aioparallel.turnstile import Turnstile
 from aioparallel.wire import NO_ENGINE, SECONDS, Composed, Frame, HostCall, Kind, Status, encode
 
 __all__ = ["Engine", "Link"]
@@ -50,6 +51,10 @@ class Link(Protocol):
         """Take note that an engine's properties are others now."""
         ...
 
+    def reserved(self, engine: Engine, reserved: bool) -> None:
+        """Take note that an engine is one interface's alone, or everybody's again."""
+        ...
+
 
 class Engine:
     """One engine as the controller knows it: its queue, and what is under way.
@@ -73,7 +78,9 @@ class Engine:
         self.resources = checked_resources(about.get("resources", {}))
         self._properties: dict[str, Any] = {}
         self._link = link
-        self._queue = queue
+        self._queue = Turnstile(queue)
+        #: Who has it reserved, first, and who waits for that.
+        self._reservations: deque[Any] = deque()
         self._next: Command | None = None
         #: Commands of clients that don't read: they let the others' pass.
         self._held: dict[Any, Queue] = {}
@@ -110,11 +117,18 @@ class Engine:
     def queued(self) -> int:
         """How many commands wait here."""
         held = sum(map(len, self._held.values())) if self._held else 0
-        return len(self._first) + len(self._queue) + held + (self._next is not None and not self._next.cancelled)
+        return len(self._first) + self._queue.total + held + (self._next is not None and not self._next.cancelled)
+
+    @property
+    def reserved(self) -> str:
+        """Which interface has it reserved, and why; "" if none has."""
+        return self._reservations[0].text if self._reservations else ""
 
     def put(self, command: Command) -> None:
         """Queue a command; it is sent when the engine has room, and its client reads."""
         client = command.client
+        if command.between and self._next is not None:
+            self._put_back()
         alone = self._next is None and not len(self._queue) and not self._held and not self._shut
         if alone and self._has_room(command) and (client is None or not client.connection.congested):
             # It has passed through the empty queue, so to speak: should it come back, it has a place there.
@@ -149,6 +163,8 @@ class Engine:
 
     def _has_room(self, command: Command) -> bool:
         under_way = len(self._under_way)
+        if self._queue.holder is not None and not self._queue.lets(command):
+            return False
         return not under_way or not (command.exclusive or self._exclusive or under_way >= IN_FLIGHT)
 
     def pump(self) -> None:
@@ -172,6 +188,49 @@ class Engine:
                 self._send(command)
             else:
                 return
+
+    def reserve(self, reservation: Any) -> None:
+        """Let only the commands of `reservation.hosting` pass, from its turn on until `release`."""
+        self._reservations.append(reservation)
+        if len(self._reservations) == 1:
+            self._begin_reservation()
+
+    def release(self, reservation: Any) -> None:
+        """End a reservation, or the wait for one."""
+        if reservation not in self._reservations:
+            return
+        held = reservation is self._reservations[0]
+        self._reservations.remove(reservation)
+        if held:
+            self._put_back()
+            self._queue.release()
+            if self._reservations:
+                self._begin_reservation()
+            else:
+                self._link.reserved(self, False)
+            self.pump()
+
+    def _begin_reservation(self) -> None:
+        self._put_back()
+        self._queue.reserve(self._reservations[0].hosting)
+        self._link.reserved(self, True)
+        self._reservations[0].begin()
+
+    def preempt(self, wanted: Command, reason: str) -> None:
+        """Interrupt what was sent before `wanted`, which waits; not if somebody else has the engine reserved."""
+        if (not wanted.waiting and wanted is not self._next) or not self._queue.lets(wanted):
+            return
+        for command in tuple(self._under_way.values()):
+            _answer_as_preempted(command, reason)
+            self.cancel(command)
+            if command.cancelled:
+                command.cancelled = False  # it may be put into a queue again
+                command.done(command, Preempted(f"withdrawn: {reason}"))
+
+    def _put_back(self) -> None:
+        """Have the command that is next wait among the others again."""
+        if self._next is not None:
+            self._queue.put_back(self._waiting())
 
     def _do_first(self) -> bool:
         """Send what goes before all that waits; return whether that may follow."""
@@ -371,6 +430,11 @@ class Engine:
         self._exclusive = self._shut = False
         self._first.clear()
         self._withdrawn.clear()
+        reservations, self._reservations = self._reservations, deque()
+        if reservations:
+            self._queue.release()
+        for reservation in reservations:
+            reservation.lose(EngineLost(reason, engine_id=self.id))
         # What had begun over there, nobody can tell any more: whatever was sent may have.
         waiting = self._waiting()
         for command in under_way:
@@ -410,4 +474,18 @@ class Engine:
             "resources": self.resources,
             "deaths": self.deaths,
             "trouble": self.trouble or None,
+            "reserved": self.reserved or None,
         }
+
+
+def _answer_as_preempted(command: Command, reason: str) -> None:
+    """Have a command that is about to be interrupted answered as pre-empted, unless it is done just then."""
+    done = command.done
+
+    def answered(command: Command, result: Frame | ParallelError) -> None:
+        command.done = done
+        if isinstance(result, Frame) and result.code in (Status.ERROR, Status.CANCELLED):
+            result = Preempted(f"interrupted: {reason}")
+        done(command, result)
+
+    command.done = answered

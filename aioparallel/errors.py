@@ -25,6 +25,7 @@ ParallelError
 │   └── NoEnginesRegistered                     all engines were asked for, and there are none
 ├── InvalidDeferredID           (LookupError)   a result that `flush` has forgotten
 ├── QueueCleared                                a command that was removed before it ran
+├── Preempted                                   an interface interrupted it: it needed the engine
 ├── EngineDied                                  a kernel ended while it had work
 │   └── EngineLost                              … and its host with it; or the work may not be done twice
 ├── TaskError                                   a task that was not done
@@ -74,6 +75,7 @@ __all__ = [
     "ParallelError",
     "ParentsDelivered",
     "PluginError",
+    "Preempted",
     "ProtocolError",
     "PythonVersionWarning",
     "QueueCleared",
@@ -229,6 +231,10 @@ class InvalidDeferredID(ParallelError, LookupError):
 
 class QueueCleared(ParallelError):
     """The command was removed from an engine's queue before it ran."""
+
+
+class Preempted(ParallelError):
+    """The command was interrupted, because an interface that may do so needed the engine at once."""
 
 
 class EngineDied(ParallelError):

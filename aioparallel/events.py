@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "KernelDied",
     "KernelRestarted",
+    "LoopHeldUp",
     "Monitor",
     "PeerRefused",
     "Refusals",
@@ -158,6 +159,21 @@ class SetUpFailed:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class LoopHeldUp:
+    """The code of an interface kept the controller's loop to itself: nothing else happened meanwhile.
+
+    Attributes:
+        interface: Whose code.
+        operation: Which operation, or what else of it: "start", "engine_joined", the name of a task.
+        seconds: For how long.
+    """
+
+    interface: str
+    operation: str
+    seconds: float
+
+
 Event: TypeAlias = (
     EngineJoined
     | EngineLeft
@@ -168,6 +184,7 @@ Event: TypeAlias = (
     | ClientLeft
     | PeerRefused
     | SetUpFailed
+    | LoopHeldUp
 )
 
 

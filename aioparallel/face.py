@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from aioparallel.arrivals import Stream
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.errors import ConfigurationError
@@ -85,6 +86,27 @@ class Client:
     async def aclose(self) -> None:
         """Close the connection; calls under way fail with `ConnectionLost`. Safe to call twice."""
         await self.channel.aclose()
+
+    def notices(self) -> Stream[Any]:
+        """Return what the interface tells this client unasked: iterate over it with `async for`.
+
+        It ends when the client is closed, and with `ConnectionLost` when the connection is. The first who asks is told
+        what came before, too. Who takes them too slowly misses the oldest: 1,024 are kept.
+        """
+        return Stream(self.channel.notices.open())
+
+    def on_notice(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        """Call `callback` with each thing the interface tells this client unasked; return what ends that.
+
+        It is called on the loop and must be quick; an exception in it is logged.
+
+        Raises:
+            TypeError: `callback` can't be called.
+        """
+        return self.channel.notices.listen(callback)
+
+    def _stream(self, operation: str, header: bytes, make: Callable[[Any], Any]) -> Stream[Any]:
+        return Stream(self.channel.stream(operation, header=header), make)
 
     def _begin(
         self,

@@ -9,44 +9,36 @@ when a client is made, never when an interface is loaded.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
-import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from aioparallel import plugins
+from aioparallel.answering import Answering, fault, header_of, plain_answer
 from aioparallel.connection import Connection
-from aioparallel.errors import (
-    InvalidEngineID,
-    MessageTooLarge,
-    OperationError,
-    ParallelError,
-    PluginError,
-    ProtocolError,
-    to_plain,
-)
+from aioparallel.errors import InvalidEngineID, OperationError, ParallelError, PluginError, ProtocolError
 from aioparallel.events import Monitor
+from aioparallel.generated import OnDemand, client_of, made_by_us
+from aioparallel.hosting import HELD_UP, Hosting
+from aioparallel.operations import Kind as Answers
+from aioparallel.operations import Operation, check_interface_name, check_makeable, declared, operations, remote
+from aioparallel.plain import shape_of
+from aioparallel.proxies import EngineProxy
 from aioparallel.source import Source
-from aioparallel.wire import LAST, NO_ENGINE, TRIED, Frame, Kind, Limits, Sendable, Status, encode
+from aioparallel.wire import KEY, NO_ENGINE, Frame, Kind, Limits, News, Sendable, encode
 
 if TYPE_CHECKING:
-    from aioparallel.capability import Grant
-    from aioparallel.engines import Engine
+    from aioparallel.capability import Capability, Grant
 
-__all__ = ["ClientProxy", "Host", "Interface", "operations", "remote"]
-
-logger = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["ClientProxy", "EngineProxy", "Host", "Interface", "admitted", "client_of", "operations", "remote"]
 
 
 class Host(Protocol):
     """The controller as an interface sees it: this much is promised."""
 
     @property
-    def engines(self) -> Mapping[int, Engine]:
-        """The engines by id, ascending."""
+    def engines(self) -> Mapping[int, Any]:
+        """The engines by id, ascending: an `EngineProxy` each."""
         ...
 
     @property
@@ -68,6 +60,10 @@ class Host(Protocol):
         """Run `work`; the task is kept, its failure is logged, and it is cancelled when the interface stops."""
         ...
 
+    def grant(self, *caveats: str) -> Capability:
+        """Return a capability of this interface, narrowed by `caveats`, to hand to somebody."""
+        ...
+
     def status(self) -> dict[str, Any]:
         """Everything a person would ask, as plain values."""
         ...
@@ -77,91 +73,69 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    raw: bool
-
-
-@overload
-def remote(method: F) -> F: ...
-@overload
-def remote(*, raw: bool = False) -> Callable[[F], F]: ...
-def remote(method: F | None = None, *, raw: bool = False) -> F | Callable[[F], F]:
-    """Mark a method of an `Interface` as an operation that clients may call by name.
-
-    A plain operation takes and returns plain (JSON) values; `async def` or not. A raw one takes
-    `(client, frame)`, returns None, and answers itself, now or later, through the client.
-
-    Args:
-        method: The method, when used without parentheses.
-        raw: Whether it is a raw one.
-    """
-
-    def mark(function: F) -> F:
-        function.__aioparallel__ = _Operation(raw)  # type: ignore[attr-defined]
-        return function
-
-    return mark if method is None else mark(method)
-
-
-def operations(interface: type[Interface]) -> tuple[str, ...]:
-    """Return the names of an interface's operations, sorted; their places are their codes on the wire."""
-    return tuple(sorted(name for name, _ in inspect.getmembers(interface, lambda m: hasattr(m, "__aioparallel__"))))
-
-
 class Interface:
     """The controller's part of a style of parallelism. Subclass it, name it, mark operations with `@remote`.
 
+    It lives in the controller's loop, as long as the controller or until it is removed: what it keeps, it keeps for all
+    clients. Its methods must be quick, and await what takes long. An error in a method that is told something
+    (`engine_joined` and its like) is logged, and harms nobody else.
+
     Attributes:
-        name: How clients and files name it.
-        client: The class of its asyncio client.
+        name: How clients and files name it; an identifier.
+        client: The class of its asyncio client. One is made from the annotations of the operations, unless you set it.
+        blocking_client: The same of its blocking client; None: it is made.
+        may_preempt: Whether it may interrupt what others have an engine do (`EngineProxy.call`).
+        raw: Whether it puts commands into the queues of engines by itself: then it is given `engines.Engine`, in place
+            of `EngineProxy`.
         host: The controller; there from `start` on.
     """
 
     name: ClassVar[str]
-    client: ClassVar[Any] = None
+    client: ClassVar[Any] = OnDemand()
+    blocking_client: ClassVar[Any] = None
+    may_preempt: ClassVar[bool] = False
+    raw: ClassVar[bool] = False
     host: Host
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in operations(cls):
-            method = getattr(cls, name)
-            if inspect.isgeneratorfunction(method) or inspect.isasyncgenfunction(method):
-                raise PluginError(f"{cls.__module__}.{cls.__name__}.{name}: an operation can't be a generator")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'name', 'without a name')!r}>"
 
     async def start(self) -> None:
-        """Begin; `host` is there. An exception refuses the interface."""
+        """Begin; `host` is there. An exception refuses the interface: then `stop` is not called."""
 
     async def stop(self) -> None:
-        """End; no operation is called any more."""
+        """End; no operation is called any more. Tasks that are left are cancelled after this."""
 
     def report(self) -> dict[str, Any]:
         """Return what people should know of it, as plain values, for `status`."""
         return {}
 
-    def kernel_started(self, engine: Engine) -> None:
+    def kernel_started(self, engine: Any) -> None:
         """A fresh kernel serves an engine, as it joins or after a restart: `engine.put_first` what it has to do first.
 
         Of an engine that joins every interface is told so before `engine_joined` of any.
         """
 
-    def kernel_lost(self, engine: Engine) -> None:
+    def kernel_lost(self, engine: Any) -> None:
         """An engine has no kernel for now: it died, restarts or is broken. What it had is about to be answered.
 
         A kernel that dies and is broken then is told of twice.
         """
 
-    def properties_changed(self, engine: Engine) -> None:
+    def properties_changed(self, engine: Any) -> None:
         """What is noted about an engine (`engine.properties`) is something else now."""
 
-    def engine_joined(self, engine: Engine) -> None:
+    def engine_joined(self, engine: Any) -> None:
         """An engine is ready."""
 
-    def engine_left(self, engine: Engine) -> None:
+    def engine_left(self, engine: Any) -> None:
         """An engine is gone; its commands have been answered."""
+
+    def engine_reserved(self, engine: Any) -> None:
+        """An interface has an engine for itself: commands of others wait there."""
+
+    def engine_released(self, engine: Any) -> None:
+        """An engine is everybody's again."""
 
     def client_joined(self, client: ClientProxy) -> None:
         """A client proved the capability of this interface."""
@@ -192,23 +166,27 @@ class ClientProxy:
         calls: Each raw call under way; the interface keeps it true.
     """
 
-    def __init__(self, connection: Connection, interface: Interface, grant: Grant, session: str, python: str) -> None:
+    def __init__(self, connection: Connection, hosting: Hosting, grant: Grant, session: str, python: str) -> None:
         self.connection = connection
         self.grant = grant
         self.python = python
         self.session = session
         self.calls: dict[int, Withdrawable] = {}
-        self._interface = interface
-        self._methods: list[tuple[str, Callable[..., Any] | None, bool]] = []
-        for name in operations(type(interface)):
-            method = getattr(interface, name)
-            self._methods.append((name, method if grant.allows(name) else None, method.__aioparallel__.raw))
-        self._tasks: dict[int, asyncio.Task[Any]] = {}
+        self.hosting = hosting
+        self._answering = Answering(self, connection, hosting)
+        self._clock = asyncio.get_running_loop().time
+        self._operations: list[tuple[Operation, Callable[..., Any] | None]] = []
+        for name, operation in declared(type(hosting.interface)).items():
+            # The one place where it is decided what a capability may call.
+            allowed = grant.allows(name)
+            self._operations.append((operation, getattr(hosting.interface, name) if allowed else None))
         self._held = 0
         self._paused = False
+        self._gone = False
 
     def __repr__(self) -> str:
-        return f"<ClientProxy {self.session} of {self._interface.name}, {len(self.calls)} calls under way>"
+        under_way = len(self.calls) + len(self._answering)
+        return f"<ClientProxy {self.session} of {self.hosting.name}, {under_way} calls under way>"
 
     @property
     def congested(self) -> bool:
@@ -218,31 +196,42 @@ class ClientProxy:
     def receive(self, frames: list[Frame]) -> None:
         """Do what the client asks."""
         for frame in frames:
+            if self._gone:
+                return
             if frame.kind == Kind.CALL:
-                try:
-                    name, method, raw = self._methods[frame.code]
-                except IndexError:
-                    raise ProtocolError(f"a client called operation {frame.code}") from None
-                try:
-                    if method is None:
-                        raise OperationError(f"this capability does not allow {name!r} of {self._interface.name!r}")
-                    if raw:
-                        method(self, frame)
-                    else:
-                        self._call(frame, name, method)
-                except ProtocolError:
-                    raise
-                except Exception as error:
-                    self._failed(frame.id, name, error)
+                self._call(frame)
             elif frame.kind == Kind.CANCEL:
                 self.connection.withdraw(frame.id)
                 call = self.calls.pop(frame.id, None)
                 if call is not None:
                     call.withdraw()
-                elif frame.id in self._tasks:
-                    self._tasks[frame.id].cancel()
+                else:
+                    self._answering.cancel(frame.id)
+            elif frame.kind == Kind.NOTICE and frame.code == News.TAKEN and len(frame.header) == KEY.size:
+                self._answering.taken(frame.id, *KEY.unpack(frame.header))
             elif frame.kind not in (Kind.BEAT, Kind.GOODBYE):
                 raise ProtocolError(f"a client sent {frame!r}")
+
+    def _call(self, frame: Frame) -> None:
+        try:
+            operation, method = self._operations[frame.code]
+        except IndexError:
+            raise ProtocolError(f"a client called operation {frame.code}") from None
+        name = operation.name
+        try:
+            if method is None:
+                raise OperationError(f"this capability does not allow {name!r} of {self.hosting.name!r}")
+            if operation.kind is Answers.RAW:
+                since = self._clock()
+                method(self, frame)
+                if self._clock() - since >= HELD_UP:
+                    self.hosting.held_up(name, self._clock() - since)
+            else:
+                self._answering.begin(frame.id, operation, method, frame.json())
+        except ProtocolError:
+            raise
+        except Exception as error:
+            self._answering.failed(frame.id, name, error)
 
     def send(self, pieces: Iterable[Sendable]) -> None:
         """Send a frame."""
@@ -255,25 +244,30 @@ class ClientProxy:
 
     def reply(self, number: int, value: Any) -> None:
         """Answer a call with a plain value."""
-        header = json.dumps(value).encode()
-        limits = self.connection.limits
-        if len(header) > min(limits.header, limits.message):
-            text = f"a plain answer of {len(header):,} bytes; the limit is {limits.header:,} (Limits.header)"
-            self.fault(number, MessageTooLarge(text))
-            return
-        self.send(encode(Kind.RESULT, number, code=Status.OK, flags=LAST, header=header))
+        self.send(plain_answer(number, value, self.connection.limits))
 
     def fault(
         self, number: int, error: ParallelError, *, engine: int = NO_ENGINE, last: bool = True, tried: int = 0
     ) -> None:
         """Answer a call with one of our own errors; `tried` is how often it had been tried before."""
-        header = json.dumps(to_plain(error)).encode()
-        flags, code = LAST if last else 0, Status.FAULT + TRIED * tried
-        self.send(encode(Kind.RESULT, number, code=code, flags=flags, engine=engine, header=header))
+        self.send(fault(number, error, engine=engine, last=last, tried=tried))
 
     def notify(self, value: Any) -> None:
-        """Tell the client something it did not ask for."""
-        self.send(encode(Kind.NOTICE, header=json.dumps(value).encode()))
+        """Tell the client something that it did not ask for: a plain value, for its `notices` and `on_notice`.
+
+        What a client does not read waits here, until it is given up as stuck: where there is much to tell, and the
+        latest is enough, leave out what comes while it is `congested`.
+
+        Raises:
+            TypeError: The value is not plain.
+            MessageTooLarge: It is above `Limits.header`.
+        """
+        header = header_of(shape_of(Any).outward(value, "a notice"), self.connection.limits)
+        self.send(encode(Kind.NOTICE, code=News.VALUE, header=header))
+
+    def tell(self, news: dict[str, Any]) -> None:
+        """Tell the client's channel what happened."""
+        self.send(encode(Kind.NOTICE, header=json.dumps(news).encode()))
 
     def hold(self, size: int) -> None:
         """Count bytes that wait here for an engine; a client with too many is not read from."""
@@ -291,60 +285,50 @@ class ClientProxy:
 
     def leave(self) -> None:
         """Withdraw everything: the client is gone."""
+        self._gone = True
         calls, self.calls = self.calls, {}
         for call in calls.values():
             call.withdraw()
-        for task in tuple(self._tasks.values()):
-            task.cancel()
+        self._answering.leave()
 
     def allowed(self, engine: int) -> bool:
         """Whether the client's capability reaches that engine."""
         return self.grant.engines is None or engine in self.grant.engines
 
-    def _call(self, frame: Frame, name: str, method: Callable[..., Any]) -> None:
-        """Call a plain operation."""
-        arguments = frame.json()
-        if not isinstance(arguments, dict):
-            raise ProtocolError("the arguments of a call are a JSON object")
-        value = _bound(method, name, {"client": self} | arguments)
-        if inspect.iscoroutine(value):
-            number = frame.id
-            task = self._tasks[number] = self._interface.host.create_task(self._finish(number, name, value))
-            task.add_done_callback(lambda _: self._finished(number, value))
-        else:
-            self.reply(frame.id, value)
 
-    async def _finish(self, number: int, name: str, work: Coroutine[Any, Any, Any]) -> None:
-        try:
-            self.reply(number, await work)
-        except Exception as error:
-            self._failed(number, name, error)
+def admitted(interface: str | type[Interface] | Interface) -> Interface:
+    """Return the interface that a name, a class or an instance stands for, once it is certain that it is fit.
 
-    def _finished(self, number: int, work: Coroutine[Any, Any, Any]) -> None:
-        self._tasks.pop(number, None)
-        # One that was cancelled before its first step has never begun to wait for this.
-        work.close()
-
-    def _failed(self, number: int, name: str, error: Exception) -> None:
-        if not isinstance(error, ParallelError):
-            logger.exception("operation %r of interface %r failed", name, self._interface.name, exc_info=error)
-            error = OperationError(f"{name}: {type(error).__name__}: {error}")
-        self.fault(number, error)
-
-
-def _bound(method: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
-    """Call a plain operation; `client` is given to those that ask for it."""
-    signature = inspect.signature(method)
-    if "client" not in signature.parameters:
-        del arguments["client"]
+    Raises:
+        PluginError: It stands for none, can't be made, or is not fit: the text says where, and what was expected.
+    """
+    if isinstance(interface, str):
+        interface = plugins.load(plugins.INTERFACES, interface, Interface)
+    if isinstance(interface, Interface):
+        return _checked(interface)
+    if not (isinstance(interface, type) and issubclass(interface, Interface)):
+        raise PluginError(
+            f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface, an instance of one, the "
+            "name of one that is installed, or module:Class"
+        )
     try:
-        signature.bind(**arguments)
-    except TypeError as error:
-        raise OperationError(f"{name}: {error}") from None
-    return method(**arguments)
+        made = interface()
+    except Exception as error:
+        place = f"{interface.__module__}.{interface.__qualname__}"
+        raise PluginError(f"interface {place} can't be made: {type(error).__name__}: {error}") from error
+    return _checked(made)
 
 
-def chosen(client: ClientProxy, engines: Mapping[int, Engine], targets: Any) -> list[Engine]:
+def _checked(interface: Interface) -> Interface:
+    kind = type(interface)
+    check_interface_name(interface)
+    raw = any(operation.kind is Answers.RAW for operation in declared(kind).values())
+    if made_by_us(kind) and not raw:
+        check_makeable(kind)
+    return interface
+
+
+def chosen(client: ClientProxy, engines: Mapping[int, Any], targets: Any) -> list[Any]:
     """Return the engines that `targets` names ("all", or a list of ids), in that order.
 
     Raises:

@@ -40,6 +40,8 @@ class News(enum.IntEnum):
     STDOUT = 1  # what the command `id` has written next: `OUTPUT_META`, and the payload's bytes
     STDERR = 2  # the same of its other stream
     RECORD = 3  # a log record, as JSON, for the client whose session is `id`
+    VALUE = 4  # controller -> client: what an interface tells it unasked, as JSON
+    TAKEN = 5  # client -> controller: so many values of the stream that the CALL `id` asked for have been taken (`KEY`)
 
 
 class EngineCall(enum.IntEnum):

@@ -32,6 +32,7 @@ class Command:
         watched: Whether its client is to be told what it writes, while it runs.
         broadcast: Whether other engines are sent the same payload.
         limit: Seconds that it may run; None: as long as it takes.
+        between: Whether it goes before all that waits for its engine.
         arrival: Higher the later it came to a queue; 0 if it never did. The queue sets it.
     """
 
@@ -50,6 +51,7 @@ class Command:
 
     broadcast: bool = False
     limit: float | None = None
+    between: bool = False
 
     def __init__(
         self,

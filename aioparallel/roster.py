@@ -75,6 +75,10 @@ class EngineLink:
         """Take note that an engine's properties are others now."""
         self._roster.on_properties(engine)
 
+    def reserved(self, engine: Engine, reserved: bool) -> None:
+        """Take note that an engine is one interface's alone, or everybody's again."""
+        self._roster.on_reserved(engine, reserved)
+
     def lost(self, error: BaseException | None) -> None:
         """The host is gone, and its engines with it."""
         reason = str(error) if error else "its host closed the connection"
@@ -179,6 +183,7 @@ class Roster:
         on_kernel: Told of an engine's fresh kernel.
         on_kernel_lost: Told that an engine has none for now; its commands have not been answered.
         on_properties: Told that an engine's properties are others now.
+        on_reserved: Told that an engine is one interface's alone (True), or everybody's again.
     """
 
     def __init__(
@@ -192,11 +197,13 @@ class Roster:
         on_kernel: Callable[[Engine], None] = lambda engine: None,
         on_kernel_lost: Callable[[Engine], None] = lambda engine: None,
         on_properties: Callable[[Engine], None] = lambda engine: None,
+        on_reserved: Callable[[Engine, bool], None] = lambda engine, reserved: None,
     ) -> None:
         self.monitor = monitor
         self.find_client = find_client
         self.on_kernel_lost = on_kernel_lost
         self.on_properties = on_properties
+        self.on_reserved = on_reserved
         self.numbers: Iterator[int] = itertools.count(1)
         self.engines: dict[int, Engine] = {}
         self._queue = queue

@@ -11,6 +11,7 @@ from aioparallel.errors import (
     EngineDied,
     EngineLost,
     ParallelError,
+    Preempted,
     TaskAborted,
     TaskPoisoned,
     TaskTimeout,
@@ -51,6 +52,8 @@ def judge(
         return None  # it was asked back, to run elsewhere
     if code == Status.REJECTED:
         return _refused(task, result, engine, now, engines)
+    if isinstance(error, Preempted) and not task.terms.at_most_once:
+        return None  # somebody needed the engine; it has done nothing wrong
     if isinstance(error, EngineDied):
         return _died(task, error, engine, engines, struck=struck)
     if code == Status.ERROR or isinstance(error, TaskTimeout):

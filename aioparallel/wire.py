@@ -195,6 +195,11 @@ class Frame:
         frame.segment = segment
         return frame
 
+    @classmethod
+    def command_of(cls, payload: bytes) -> Self:
+        """Return a COMMAND with a payload of one buffer, to be forwarded."""
+        return cls(len(payload), Kind.COMMAND, 0, 0, 0, NO_ENGINE, 1, 0, [payload])
+
     def command(self, number: int, engine: int) -> Frame:
         """Return the same payload as a COMMAND for an engine."""
         flags = self.flags & SHARED

@@ -117,7 +117,7 @@ def argument(place: int) -> Outcome:
 async def raw_tasks(n: int = 2, *, eager: bool = True, **options: Any) -> AsyncIterator[tuple[Raw, ModelHost, Any]]:
     """Yield a raw client, the host of `n` model engines, and the dispatcher; afterwards nothing must be left."""
     async with model_cluster(n, eager=eager, **options) as (controller, host):
-        tasks = controller._interfaces["task"]._tasks  # type: ignore[attr-defined]
+        tasks = controller.interfaces["task"]._tasks  # type: ignore[attr-defined]
         async with aioparallel.TaskClient(controller.capability("task")) as tc:
             raw = Raw(tc)
             raw.controller = controller

@@ -223,6 +223,6 @@ def test_a_client_that_never_reads_leaves_nothing_behind(interface: str, address
             await until(lambda: engine.state == "idle")
             assert engine.queued == 0
             assert engine._held == {}
-            assert controller._interfaces["task"]._tasks.placing._paused == {}  # type: ignore[attr-defined]
+            assert controller.interfaces["task"]._tasks.placing._paused == {}  # type: ignore[attr-defined]
 
     asyncio.run(main())

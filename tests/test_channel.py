@@ -340,13 +340,13 @@ def test_a_controller_that_ends_says_so() -> None:
 def test_a_controller_that_names_no_engines_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with model_cluster(1) as (controller, _):
-            monkeypatch.setattr(ClientProxy, "notify", lambda *_: None)
+            monkeypatch.setattr(ClientProxy, "tell", lambda *_: None)
             monkeypatch.setattr(channel_module, "HANDSHAKE", 0)
             with pytest.raises(ConnectionLost, match="the controller named no engines within 0 s"):
                 await opened(controller)
             await settle()
             assert controller._clients == {}
-            monkeypatch.setattr(ClientProxy, "notify", lambda client, _: client.connection.close())
+            monkeypatch.setattr(ClientProxy, "tell", lambda client, _: client.connection.close())
             monkeypatch.setattr(channel_module, "HANDSHAKE", 10)
             with pytest.raises(ConnectionLost):
                 await opened(controller)
@@ -403,8 +403,8 @@ def test_notices_of_a_later_version_are_no_matter() -> None:
             channel = await opened(controller)
             await settle()
             [proxy] = controller._clients
-            proxy.notify({"weather": "fine"})
-            proxy.notify({"left": [77]})
+            proxy.tell({"weather": "fine"})
+            proxy.tell({"left": [77]})
             await settle()
             assert sorted(channel.engines) == [0]
             assert channel.is_open

@@ -80,6 +80,21 @@ def test_only_the_interfaces_that_were_asked_for(state_directory: Path) -> None:
     assert "no interface named 'nothing'; known: admin, " in refused.stderr
 
 
+def test_an_interface_by_its_place_comes_besides_the_installed_ones(tmp_path: Path, state_directory: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from aioparallel.interface import Interface, remote\n\n\nclass Mine(Interface):\n    name = 'mine'\n\n"
+        "    @remote\n    def one(self) -> int:\n        return 1\n"
+    )
+    wanted = ["--interface", "mine:Mine", "--path", str(tmp_path)]
+    with running(*wanted, program="aiocontroller", until=READY) as controller:
+        assert answer("status")["interfaces"] == ["admin", "mine", "monitor", "multiengine", "task"]
+        assert _load("mine").interface == "mine"
+        assert end(controller) == 0
+    done = run(*wanted[:2], program="aiocontroller")
+    assert done.returncode == 2
+    assert "interface 'mine:Mine' can't be loaded: ModuleNotFoundError: No module named 'mine'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [

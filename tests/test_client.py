@@ -285,7 +285,7 @@ def test_what_cannot_be_found_is_said_in_words(cluster: client.Cluster, tmp_path
         client.TaskClient()
     with pytest.raises(client.ConfigurationError, match="for the interface 'task'"):
         client.MultiEngineClient(cluster.capability("task"))
-    with pytest.raises(client.ConfigurationError, match="no blocking client for 'engine'"):
+    with pytest.raises(client.ConfigurationError, match="no interface named 'engine'"):
         cluster.client("engine")
     tc = client.TaskClient(cluster.capability("task"))
     tc.close()

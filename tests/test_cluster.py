@@ -17,8 +17,10 @@ import pytest
 import uvloop
 from programs import PATIENCE, environment, processes, wait_gone
 
+from aioparallel import client
 from aioparallel.cluster import Cluster
 from aioparallel.errors import AddressError, ClusterError, ConfigurationError, NoClusterError, PluginError
+from aioparallel.interface import Interface, remote
 from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
 from aioparallel.queues import FifoQueue
@@ -53,6 +55,58 @@ def test_work_then_nothing_is_left(run: Run, state_directory: Path) -> None:
             await cluster.start()
 
     run(main())
+
+
+def test_interfaces_that_are_not_installed_are_named_by_their_place(state_directory: Path) -> None:
+    async def main() -> None:
+        class Local(Interface):
+            name = "local"
+
+        with pytest.raises(ConfigurationError, match=r"can't import test_cluster.test_interfaces.*Local: put it in"):
+            Cluster(1, interfaces=[Local])
+        with pytest.raises(ConfigurationError, match=r"interfaces are subclasses of aioparallel\.Interface, or names"):
+            Cluster(1, interfaces=[dict])  # type: ignore[list-item]
+        with pytest.raises(ClusterError, match="No module named 'nowhere'"):
+            async with Cluster(1, interfaces=["nowhere:Class"]):
+                pass
+        here = Path(__file__).parent
+        async with Cluster(1, interfaces=[Tally], path=[here]) as cluster:
+            async with cluster.client("tally") as tally, cluster.client(Tally) as another:
+                assert await tally.add(2) == 2
+                assert await another.add(3) == 5
+            async with cluster.client("monitor") as monitor:
+                assert "tally" in (await monitor.status())["interfaces"]
+            assert (cluster.directory / "security" / "default" / "tally.cap").exists()
+            with pytest.raises(PluginError, match="<class 'dict'> is not an interface"):
+                await cluster.client(dict)
+
+    asyncio.run(main())
+
+
+def test_blocking_clusters_have_them_too() -> None:
+    place = "test_cluster:Tally"
+    with client.Cluster(1, interfaces=[place, "multiengine"], path=[Path(__file__).parent]) as cluster:
+        assert cluster.client("tally").add(2) == cluster.client(place).add(0) == cluster.client(Tally).add(0) == 2
+        assert cluster.multiengine().get_ids() == [0]
+        with pytest.raises(NoClusterError):
+            cluster.client("monitor")
+        with pytest.raises(PluginError, match="no interface named 'nothing'"):
+            cluster.client("nothing")
+
+
+class Tally(Interface):
+    """Adds up."""
+
+    name = "tally"
+
+    async def start(self) -> None:
+        self.total = 0
+
+    @remote
+    def add(self, n: int) -> int:
+        """Add, and return the total."""
+        self.total += n
+        return self.total
 
 
 def test_exception_ends_it(state_directory: Path) -> None:
@@ -161,6 +215,7 @@ def test_killed_controller_is_noticed_and_takes_the_rest_with_it(state_directory
 
 SCRIPT = """
 import asyncio
+from aioparallel import client
 from aioparallel.cluster import Cluster
 
 async def main():
@@ -288,7 +343,7 @@ def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     [
         ("lifo", "no queue named 'lifo'; known: fifo, priority"),
         (dict, "must be a subclass of aioparallel.queues.Queue"),
-        (type("Local", (FifoQueue,), {"__qualname__": "f.<locals>.Local"}), "put it into a module"),
+        (type("Local", (FifoQueue,), {"__qualname__": "f.<locals>.Local"}), "put it in a module"),
     ],
 )
 def test_queue_that_can_not_be_used(queue: Any, text: str) -> None:

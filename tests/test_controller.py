@@ -17,9 +17,18 @@ from model import ModelHost, model_cluster, settle
 
 import aioparallel
 from aioparallel.authority import ControllerState
+from aioparallel.capability import Capability
 from aioparallel.controller import Controller
-from aioparallel.errors import AccessDenied, AddressError, ConfigurationError, ControllerGone, PluginError
+from aioparallel.errors import (
+    AccessDenied,
+    AddressError,
+    ConfigurationError,
+    ConnectionFailed,
+    ControllerGone,
+    PluginError,
+)
 from aioparallel.events import ClientJoined, ClientLeft, EngineJoined, EngineLeft, PeerRefused
+from aioparallel.interface import Interface
 from aioparallel.private import Secret
 from aioparallel.queues import Command, PriorityQueue
 from aioparallel.source import SYSTEM
@@ -294,5 +303,33 @@ def test_queues_are_chosen_by_name_place_and_class(queue: Any):
             assert not controller.engines
         with pytest.raises(PluginError, match="no queue named 'lifo'"):
             Controller(queue="lifo")
+
+    asyncio.run(main())
+
+
+def test_capability_files_are_written_for_what_is_added_later(tmp_path: Path) -> None:
+    class Later(Interface):
+        name = "later"
+
+    async def main() -> None:
+        async with Controller(cluster="mine") as controller:
+            await controller.listen("memory://files")
+            await controller.add("monitor")
+            controller.publish(tmp_path)
+            files = tmp_path / "security" / "mine"
+            assert sorted(file.stem for file in files.glob("*.cap")) == ["engine", "monitor"]
+            await controller.add(Later)
+            assert sorted(controller.interfaces) == ["later", "monitor"]
+            kept = Capability.load(files / "later.cap")
+            async with Later.client(kept):
+                pass
+            assert kept.addresses == ("memory://files",)
+            await controller.remove("later")
+            assert sorted(file.stem for file in files.glob("*.cap")) == ["engine", "monitor"]
+            with pytest.raises(ConnectionFailed):
+                await Later.client.connect(kept)
+            await controller.add(Later)
+            async with Later.client(kept):
+                pass
 
     asyncio.run(main())

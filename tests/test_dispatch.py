@@ -621,7 +621,7 @@ def test_a_client_that_leaves_takes_its_tasks_along_but_for_those_of_nobody():
         import aioparallel
 
         async with model_cluster(1, eager=False) as (controller, host):
-            tasks = controller._interfaces["task"]._tasks  # type: ignore[attr-defined]
+            tasks = controller.interfaces["task"]._tasks  # type: ignore[attr-defined]
             async with aioparallel.TaskClient(controller.capability("task")) as tc:
                 raw = Raw(tc)
                 calls = [raw.submit(double, i) for i in range(3)]

@@ -90,6 +90,11 @@ class LeavesATask(Counter):
         self.task = asyncio.create_task(asyncio.sleep(0.3), name="watcher")
 
 
+class FailsToStop(Counter):
+    async def stop(self) -> None:
+        raise RuntimeError("not yet")
+
+
 class NotesLater(Counter):
     async def engine_joined(self, engine: Any) -> None:  # type: ignore[override]
         """Never called."""
@@ -113,20 +118,18 @@ class TakesAnything(Counter):
     def add(self, number: int = 0, **more: Any) -> int:
         return number
 
-    @remote
-    def sum(self, *numbers: int) -> int:
-        return sum(numbers)
-
 
 @pytest.mark.parametrize(
     ("interface", "rule", "seen"),
     [
         (NoName, "takes in", "is not an interface with a name"),
         (Odd, "takes in", "is not an interface with a name"),
+        (TakesAnything, "takes in", "TakesAnything.add: parameter 'more' is variadic keyword"),
         (FailsToStart, "takes in", "interface 'counter' can't start: RuntimeError: no more room"),
         (StartsOnce, "any number of times", "started already"),
         (NotTwice, "Two controllers", "one of us is here"),
-        (LeavesATask, "leaves nothing behind", "asyncio tasks that go on afterwards: watcher (sleep)"),
+        (LeavesATask, "leaves nothing behind", "interface 'counter' left a task behind, which is cancelled: watcher"),
+        (FailsToStop, "leaves nothing behind", "interface 'counter' failed to stop (RuntimeError: not yet)"),
         (NotesLater, "not coroutine functions", "engine_joined is <function NotesLater.engine_joined"),
         (KnowsNoEngines, "come and go", "engine 0 can't be missed"),
         (dict, "derived from", "must be a subclass of aioparallel.interface.Interface"),
@@ -140,10 +143,6 @@ def test_broken_interfaces_are_found_out(interface: Any, rule: str, seen: str) -
     assert seen in failure.seen
     if isinstance(interface, type):
         assert interface.__name__ in failure.plugin
-
-
-def test_one_that_takes_anything_is_not_tried() -> None:
-    asyncio.run(check_interface(TakesAnything))
 
 
 def test_one_that_needs_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

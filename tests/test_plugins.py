@@ -129,6 +129,8 @@ def test_what_is_not_installed_is_found_by_its_place(register: Register) -> None
     assert isinstance(plugins.make(GROUP, "strange_things:Good", Thing), GoodThing)
     with pytest.raises(PluginError, match=r"^thing 'strange_things:Bad' can't be loaded: AttributeError"):
         plugins.load(GROUP, "strange_things:Bad", Thing)
+    with pytest.raises(PluginError, match=r"^thing 'nowhere:Thing' can't be loaded: ModuleNotFoundError: No module"):
+        plugins.load(GROUP, "nowhere:Thing")
     for name in (":Good", "strange_things:"):
         with pytest.raises(PluginError, match=f"no thing named '{name}'"):
             plugins.load(GROUP, name, Thing)

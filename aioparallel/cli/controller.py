@@ -49,7 +49,17 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--location", metavar="HOST", help="the name by which other machines reach a tls:// address")
     parser.add_argument(
-        "--interface", metavar="NAME", action="append", help="host only this one; may be repeated (default: all)"
+        "--interface",
+        metavar="NAME",
+        action="append",
+        help="host only this one (default: all that are installed); module:Class: host this one too; may be repeated",
+    )
+    parser.add_argument(
+        "--path",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a directory from which a module:Class can be imported, besides the working directory; may be repeated",
     )
     parser.add_argument(
         "--queue",
@@ -63,13 +73,6 @@ def arguments(parser: Parser) -> None:
         metavar="NAME",
         help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
         "a plug-in, or module:Class",
-    )
-    parser.add_argument(
-        "--path",
-        metavar="DIR",
-        action="append",
-        default=[],
-        help="a directory from which module:Class can be imported, besides the working directory; may be repeated",
     )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
@@ -96,8 +99,8 @@ async def _serve(options: argparse.Namespace) -> int:
     from aioparallel.source import SYSTEM
 
     # Last, so that nothing there is taken for a module that a controller needs.
-    by_place = any(":" in name for name in (options.queue, options.scheduler or ""))
-    sys.path += [*options.path, *([os.getcwd()] if by_place else [])]
+    by_place = any(":" in name for name in (options.queue, options.scheduler or "", *(options.interface or ())))
+    sys.path += [entry for entry in (*options.path, *([os.getcwd()] if by_place else [])) if entry not in sys.path]
     state = state_directory(options.directory)
     run = run_directory(state, options.cluster)
     made: Path | None = None
@@ -113,7 +116,7 @@ async def _serve(options: argparse.Namespace) -> int:
         )
         controller = Controller(kept, cluster=options.cluster, queue=options.queue)
         await stack.enter_async_context(controller)
-        await _host(controller, options.interface, options.scheduler)
+        await _host(controller, options.interface or [], options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -123,7 +126,7 @@ async def _serve(options: argparse.Namespace) -> int:
                 stack.callback(shutil.rmtree, made.parent, ignore_errors=True)
             await controller.listen(f"unix://{made}")
         addresses = tuple(_reached(address, options.location) for address in controller.addresses)
-        _publish(controller, state, options.cluster, addresses)
+        controller.publish(state, addresses=addresses)
         lock.write(replace(me, addresses=addresses))
         logger.info("ready at %s", ", ".join(addresses))
         if options.managed:
@@ -139,24 +142,31 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str] | None, scheduler: str | None) -> None:
-    """Host the interfaces that were asked for, or all that are installed."""
+async def _host(controller: Controller, wanted: list[str], scheduler: str | None) -> None:
+    """Host the interfaces that were asked for by name, or all that are installed; and those asked for by place."""
     from aioparallel import plugins
     from aioparallel.errors import PluginError
     from aioparallel.interfaces.task import TaskInterface
 
     if scheduler is not None:
         await controller.add(TaskInterface(scheduler))
-    for name in wanted or plugins.names(plugins.INTERFACES):
+    names = [name for name in wanted if ":" not in name]
+    for name in names or plugins.names(plugins.INTERFACES):
         if name == TaskInterface.name and scheduler is not None:
             continue
         try:
             await controller.add(name)
         except PluginError as error:
-            if wanted:
+            if names:
                 raise
             # One package that is broken must not take the others' clusters away.
             logger.warning("interface %r is not there: %s", name, error)
+    for place in wanted:
+        if ":" in place:
+            kind = plugins.load(plugins.INTERFACES, place)
+            # It may be installed as well.
+            if not any(type(interface) is kind for interface in controller.interfaces.values()):
+                await controller.add(place)
 
 
 async def _listen(controller: Controller, address: str, state: Path, cluster: str) -> None:
@@ -198,16 +208,6 @@ def _reached(address: str, location: str | None) -> str:
         return address
     place = f"[{location}]" if ":" in location and not location.startswith("[") else location
     return f"{scheme}://{place}:{port}{rest.removeprefix(f'{host}:{port}')}"
-
-
-def _publish(controller: Controller, state: Path, cluster: str, addresses: tuple[str, ...]) -> None:
-    """Write the capability files; the engines' first, because they wait for theirs."""
-    from aioparallel.capability import capability_path
-    from aioparallel.source import SYSTEM
-
-    for name in ("engine", *controller.status()["interfaces"]):
-        capability = controller.capability(name, addresses=addresses)
-        capability.save(capability_path(name, cluster=cluster, directory=state), SYSTEM)
 
 
 def _remove(state: Path) -> None:

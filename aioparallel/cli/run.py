@@ -26,6 +26,9 @@ def arguments(parser: Parser) -> None:
     """Say which arguments there are."""
     parser.add_argument("-n", type=count, metavar="N", help="how many engines (default: one for each processor)")
     parser.add_argument("--listen", metavar="ADDRESS", help="where the controller listens (default: a Unix socket)")
+    parser.add_argument(
+        "--interface", metavar="NAME", action="append", help="as for `aiocluster start`; may be repeated"
+    )
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
     parser.add_argument("--queue", metavar="NAME", default="fifo", help="where commands wait (default: fifo)")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
@@ -49,6 +52,7 @@ async def _run(options: argparse.Namespace) -> int:
         queue=options.queue,
         path=[directory],
         timeout=options.timeout,
+        interfaces=options.interface or (),
     )
     with Ending() as ending:
         ending.on_again = cluster.kill

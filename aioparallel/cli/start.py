@@ -35,6 +35,13 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="where the controller listens: unix:///path or tls://host:port; may be repeated (default: a Unix socket)",
     )
+    parser.add_argument(
+        "--interface",
+        metavar="NAME",
+        action="append",
+        help="host only this interface (default: all that are installed); module:Class: host this one too; may be "
+        "repeated",
+    )
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
     parser.add_argument(
         "--queue",
@@ -78,6 +85,7 @@ def _cluster(options: argparse.Namespace, state: Path) -> Cluster:
         path=options.path or (),
         scheduler=options.scheduler,
         timeout=options.timeout,
+        interfaces=options.interface or (),
     )
 
 
@@ -170,4 +178,5 @@ def _again(options: argparse.Namespace) -> list[str]:
     command += ["--scheduler", options.scheduler] if options.scheduler else []
     command += [part for address in options.listen or () for part in ("--listen", address)]
     command += [part for entry in options.path or () for part in ("--path", entry)]
+    command += [part for name in options.interface or () for part in ("--interface", name)]
     return [*command, "--debug"] if options.debug else command

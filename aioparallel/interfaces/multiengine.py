@@ -107,6 +107,7 @@ class MultiEngineInterface(Interface):
     """
 
     name = "multiengine"
+    raw = True
 
     @remote
     def get_ids(self, client: ClientProxy) -> list[int]:
@@ -175,7 +176,7 @@ class MultiEngineInterface(Interface):
 
     def _tell_steps(self) -> None:
         for client in self._clients:
-            client.notify({"steps": len(self._recording)})
+            client.tell({"steps": len(self._recording)})
 
     async def start(self) -> None:
         """Begin with nothing recorded."""
@@ -186,7 +187,7 @@ class MultiEngineInterface(Interface):
         """One more to tell how many steps there are."""
         self._clients[client] = None
         if len(self._recording):
-            client.notify({"steps": len(self._recording)})
+            client.tell({"steps": len(self._recording)})
 
     def client_left(self, client: ClientProxy) -> None:
         """One less."""

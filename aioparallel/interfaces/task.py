@@ -36,6 +36,7 @@ class TaskInterface(Interface):
     """
 
     name = "task"
+    raw = True
 
     def __init__(self, scheduler: str | Policy = "least-loaded") -> None:
         self._scheduler = scheduler
@@ -252,8 +253,21 @@ class TaskInterface(Interface):
 
     def kernel_started(self, engine: Engine) -> None:
         """An engine has a fresh kernel."""
-        self._tasks.placing.scheduler.engine_resumed(engine.id)
+        self._resume(engine)
         self._tasks.placing.engine_changed(engine)
+
+    def engine_reserved(self, engine: Engine) -> None:
+        """An engine is given nothing while another interface has it for itself; what it has may go elsewhere."""
+        self._tasks.placing.scheduler.engine_paused(engine.id)
+
+    def engine_released(self, engine: Engine) -> None:
+        """An engine is everybody's again."""
+        self._resume(engine)
+        self._tasks.placing.place()
+
+    def _resume(self, engine: Engine) -> None:
+        if not engine.reserved and not engine.kernel_state:
+            self._tasks.placing.scheduler.engine_resumed(engine.id)
 
     def properties_changed(self, engine: Engine) -> None:
         """It may take what it has refused."""

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
+import logging
 import sys
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from aioparallel import plugins
+from aioparallel import hosting, plugins
 from aioparallel.controller import Controller
 from aioparallel.errors import EngineLost, OperationError, PluginError
 from aioparallel.face import Client
-from aioparallel.interface import Interface, operations
+from aioparallel.hosting import Hosting
+from aioparallel.interface import Interface
+from aioparallel.operations import Kind, declared
 from aioparallel.testing.memory_cluster import MemoryCluster
 from aioparallel.testing.rules import CheckFailed, expect, follow_all, until
 
@@ -22,7 +27,10 @@ __all__ = ["check_interface"]
 #: Times that it is started and stopped.
 ROUNDS = 3
 #: What the controller calls and does not wait for.
-TOLD = ("kernel_started", "engine_joined", "engine_left", "client_joined", "client_drained", "client_left")
+TOLD = (
+    *("engine_joined", "engine_left", "engine_reserved", "engine_released", "properties_changed"),
+    *("kernel_started", "kernel_lost", "client_joined", "client_drained", "client_left"),
+)
 #: As `aiocontroller` does, and then loads it.
 LOADS = (
     "import importlib, sys\n"
@@ -74,10 +82,48 @@ async def check_interface(interface: str | type[Interface], *, seconds: float = 
         plugins.check(kind, Interface, name)
         async with Controller() as controller:
             made = await controller.add(kind)
-            subject = Subject(kind, made.name, operations(kind))
+            subject = Subject(kind, made.name, tuple(declared(kind)))
     except (PluginError, TypeError) as error:
         raise CheckFailed(name, usable, str(error)) from error
-    return [usable, *await follow_all(f"interface {subject.name!r} ({_place(kind)})", RULES, subject, seconds=seconds)]
+    rules = [_watched(rule) for rule in RULES]
+    return [usable, *await follow_all(f"interface {subject.name!r} ({_place(kind)})", rules, subject, seconds=seconds)]
+
+
+class _Contained(logging.Handler):
+    """Keeps what a controller says of what it had to contain."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record; how long a step took says as much about the machine as about the interface."""
+        if record.funcName != Hosting.held_up.__name__:
+            error = record.exc_info[1] if record.exc_info else None
+            self.said.append(record.getMessage() + (f" ({type(error).__name__}: {error})" if error else ""))
+
+
+@contextlib.contextmanager
+def _containing() -> Iterator[list[str]]:
+    handler = _Contained()
+    logger = logging.getLogger(hosting.__name__)
+    logger.addHandler(handler)
+    try:
+        yield handler.said
+    finally:
+        logger.removeHandler(handler)
+
+
+def _watched(rule: Callable[[Subject], Awaitable[None]]) -> Callable[[Subject], Awaitable[None]]:
+    """Return a rule that also breaks when the controller had to contain something: it would only have logged that."""
+
+    @functools.wraps(rule)
+    async def watched(subject: Subject) -> None:
+        with _containing() as said:
+            await rule(subject)
+            expect(not said, "; ".join(said))
+
+    return watched
 
 
 async def loads_without_pickle(subject: Subject) -> None:
@@ -155,10 +201,8 @@ async def answers_what_it_does_not_understand(subject: Subject) -> None:
     arguments: dict[str, Any] = {"no such argument": 1}
     async with MemoryCluster(0, interfaces=[subject.interface]) as cluster:
         client = await cluster.enter(subject.client(cluster.capability(subject.name)))
-        for name in subject.ops:
-            method = getattr(subject.interface, name)
-            kinds = {parameter.kind for parameter in inspect.signature(method).parameters.values()}
-            if method.__aioparallel__.raw or inspect.Parameter.VAR_KEYWORD in kinds:
+        for name, operation in declared(subject.interface).items():
+            if operation.kind is Kind.RAW:
                 continue
             try:
                 answer = await client._operate(name, **arguments)

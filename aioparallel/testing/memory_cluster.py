@@ -15,7 +15,7 @@ from aioparallel.controller import Controller
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ClusterError, ConfigurationError
 from aioparallel.face import Client
-from aioparallel.interface import Interface
+from aioparallel.interface import Interface, client_of
 from aioparallel.kernels import MakeKernel
 from aioparallel.queues import Queue
 from aioparallel.wire import Limits
@@ -60,7 +60,6 @@ class MemoryCluster:
         self._make_kernel = make_kernel
         self._stack = contextlib.AsyncExitStack()
         self._hosts: list[EngineHost] = []
-        self._classes: dict[str, type[Interface]] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryCluster of engines {self.engine_ids}>"
@@ -71,8 +70,7 @@ class MemoryCluster:
                 Controller(cluster="memory", limits=self._limits, queue=self._queue)
             )
             for interface in self._interfaces:
-                made = await self.controller.add(interface)
-                self._classes[made.name] = type(made)
+                await self.controller.add(interface)
             await self.controller.listen(f"memory://memory-cluster-{next(_numbers)}")
             if self._n:
                 await self.add_engines(self._n)
@@ -118,11 +116,15 @@ class MemoryCluster:
             raise ClusterError("the cluster has not been started: use it in `async with`")
         return self.controller.capability(interface)
 
-    def client(self, interface: str) -> Connecting:
+    def client(self, interface: str | type[Interface]) -> Connecting:
         """Return a client of a hosted interface on its way: await it, or use it in `async with`. The cluster closes it.
+
+        Args:
+            interface: Its name, or its class.
 
         Awaiting raises:
             ConfigurationError: No such interface is hosted, or it has no client.
+            PluginError: No client can be made of its annotations.
         """
         return Connecting(self._connect(interface))
 
@@ -142,9 +144,11 @@ class MemoryCluster:
         """
         return await self._stack.enter_async_context(client)
 
-    async def _connect(self, interface: str) -> Any:
-        capability = self.capability(interface)
-        kind = self._classes[interface].client
+    async def _connect(self, interface: str | type[Interface]) -> Any:
+        name = interface if isinstance(interface, str) else interface.name
+        capability = self.capability(name)
+        hosted = self.controller.interfaces.get(name)
+        kind = None if hosted is None else client_of(type(hosted))
         if not (isinstance(kind, type) and issubclass(kind, Client)):
             raise ConfigurationError(f"the interface {interface!r} names no client class")
         return await self.enter(kind(capability, limits=self._limits))

@@ -14,7 +14,7 @@ KEPT = frozenset(
         "Book.candidates",
         "Channel._codes",
         "Channel.engines",
-        "ClientProxy._methods",
+        "ClientProxy._operations",
         "Deaths._times",
         "Dispatcher.failures",
         "Engine._properties",

@@ -70,7 +70,7 @@ def test_its_own_timeout_is_its_own() -> None:
 
 
 def forget_a_task(sim: Simulation) -> Any:
-    return sim.controller._interfaces["task"].__dict__.setdefault("_forgotten", {}).update({1: "a task"})
+    return sim.controller.interfaces["task"].__dict__.setdefault("_forgotten", {}).update({1: "a task"})
 
 
 def hold_credit(sim: Simulation) -> Any:
