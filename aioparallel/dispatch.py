@@ -25,6 +25,8 @@ __all__ = ["Dispatcher"]
 
 #: How many failures are remembered in detail.
 FAILURES = 100
+#: How many labels are kept to be used again.
+LABELS = 1024
 
 
 class Dispatcher:
@@ -63,6 +65,7 @@ class Dispatcher:
         self._waiters: dict[Task, list[Callable[[Ended], None]]] = {}
         self._refused: dict[Task, asyncio.TimerHandle] = {}
         self._expiring: asyncio.TimerHandle | None = None
+        self._labels: dict[bytes, bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self.scheduled} scheduled, {self.pending} pending, {self.ledger!r}>"
@@ -99,7 +102,10 @@ class Dispatcher:
         if terms is not None and terms.engines is not None and reach is not None and reach.isdisjoint(terms.engines):
             wanted = ", ".join(map(str, sorted(terms.engines)))
             raise InvalidEngineID(f"this capability does not reach the engines {wanted}")
-        task = Task(self, self.total, client, frame, label)
+        if len(self._labels) >= LABELS:
+            self._labels.clear()
+        # One object for all tasks of that label: there may be a million.
+        task = Task(self, self.total, client, frame, self._labels.setdefault(label, label))
         if terms is not None:
             task.agree(terms)
         elif reach is not None:
