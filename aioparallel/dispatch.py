@@ -94,7 +94,7 @@ class Dispatcher:
         """Take in a task of a client; to be followed by `start` or `start_after`.
 
         Raises:
-            InvalidEngineID: It may only run where its client's capability does not reach.
+            InvalidEngineID: It may only run where its client's capability does not reach, or on engines that don't exist.
             ParallelError: Its payload was in shared memory that is gone.
             OSError: There is no memory or no descriptor for it.
         """
@@ -102,6 +102,9 @@ class Dispatcher:
         if terms is not None and terms.engines is not None and reach is not None and reach.isdisjoint(terms.engines):
             wanted = ", ".join(map(str, sorted(terms.engines)))
             raise InvalidEngineID(f"this capability does not reach the engines {wanted}")
+        if terms is not None and terms.engines is not None and terms.engines.isdisjoint(self._host.engines):
+            wanted, there = (", ".join(map(str, ids)) or "none" for ids in (sorted(terms.engines), self._host.engines))
+            raise InvalidEngineID(f"there is no engine {wanted}, and this task may run nowhere else; engines: {there}")
         if len(self._labels) >= LABELS:
             self._labels.clear()
         # One object for all tasks of that label: there may be a million.

@@ -234,6 +234,16 @@ def test_a_capability_reaches_the_engines_and_tasks_that_it_is_for():
     run(story, 2)
 
 
+def test_engines_that_do_not_exist_are_refused_unless_one_does():
+    async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
+        nowhere = await raw.submit(double, 1, engines=[7, 5]).last()
+        assert type(nowhere) is InvalidEngineID
+        assert str(nowhere) == "there is no engine 5, 7, and this task may run nowhere else; engines: 0, 1"
+        assert await raw.submit(double, 1, engines=[1, 7]) == [2]
+
+    run(story, 2)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_every_task_is_in_one_state_at_every_moment(data: st.DataObject):
