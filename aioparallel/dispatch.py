@@ -94,7 +94,7 @@ class Dispatcher:
         """Take in a task of a client; to be followed by `start` or `start_after`.
 
         Raises:
-            InvalidEngineID: It may only run where its client's capability does not reach, or on engines that don't exist.
+            InvalidEngineID: It may only run where its client's capability does not reach, or where no engine is.
             ParallelError: Its payload was in shared memory that is gone.
             OSError: There is no memory or no descriptor for it.
         """
