@@ -76,6 +76,7 @@ def test_thirty_kernels_are_killed_and_no_task_is_lost_or_answered_twice(cluster
             alive = [pid for pid in kernels(monitor) if pid not in killed]
             if alive:
                 killed.append(dice.choice(alive))
+                assert b"aioparallel.kernel" in Path(f"/proc/{killed[-1]}/cmdline").read_bytes()
                 os.kill(killed[-1], signal.SIGKILL)
         values = [future.result(SOON) for future in futures]
         assert [value for value, _ in values] == [i * i for i in range(2000)]
