@@ -380,7 +380,7 @@ class Dispatcher:
         else:
             clause = self._scheduler.why(task)
         refusals = task.course.refusals if task.course is not None else {}
-        refused = f" (refused by {', '.join(map(str, refusals))})" if refusals else ""
+        refused = f" (refused by {', '.join(map(str, refusals))})" if refusals and "rejected" not in clause else ""
         return f"{task.title}: {clause}{refused}"
 
     # Engines come and go

@@ -27,6 +27,9 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("-n", type=count, metavar="N", help="how many engines (default: one for each processor)")
     parser.add_argument("--listen", metavar="ADDRESS", help="where the controller listens (default: a Unix socket)")
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
+    parser.add_argument(
+        "--scheduler", metavar="NAME", help="which engine takes a task (default: least-loaded; aiocontroller --help)"
+    )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
     parser.add_argument("script", type=Path, help="a Python script; a client in it finds the cluster by itself")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the script's arguments")
@@ -46,6 +49,7 @@ async def _run(options: argparse.Namespace) -> int:
         listen=options.listen,
         launcher=options.launcher,
         path=[directory],
+        scheduler=options.scheduler,
         timeout=options.timeout,
     )
     with Ending() as ending:
