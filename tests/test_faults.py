@@ -113,6 +113,15 @@ def test_five_poison_tasks_are_told_from_a_thousand() -> None:
         assert (status["succeeded"], status["failed"]) == (995, 5)
 
 
+def test_poison_first_does_not_keep_the_innocent_waiting(cluster: client.Cluster) -> None:
+    with cluster.task() as tc:
+        poisoned = [tc.submit(poison) for _ in range(4)]
+        innocent = [tc.submit(square, i) for i in range(20)]
+        assert [future.result(SOON)[0] for future in innocent] == [i * i for i in range(20)]
+        for future in poisoned:
+            assert isinstance(future.exception(SOON), TaskPoisoned)
+
+
 def hold_the_lock(directory: str) -> int:
     """Write down who runs this, and where; the first one never gives the GIL away again."""
     place = Path(directory)
