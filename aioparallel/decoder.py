@@ -120,7 +120,7 @@ class Decoder:
             body = bytes(view[position + 24 : end])
             if count > 1:
                 check_sizes(struct.unpack_from(f"<{count}I", body, header), length, header, 4)
-            frames.append(Frame(length, kind, flags, code, number, engine, count, header, [body]))
+            frames.append(Frame(length, kind, flags, code, number, engine, count, header, (body,)))
             position = end
         rest = filled - position
         if position and rest:

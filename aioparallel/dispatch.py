@@ -25,6 +25,8 @@ __all__ = ["Dispatcher"]
 
 #: How many failures are remembered in detail.
 FAILURES = 100
+#: How many labels are kept to be used again.
+LABELS = 1024
 
 
 class Dispatcher:
@@ -63,6 +65,7 @@ class Dispatcher:
         self._waiters: dict[Task, list[Callable[[Ended], None]]] = {}
         self._refused: dict[Task, asyncio.TimerHandle] = {}
         self._expiring: asyncio.TimerHandle | None = None
+        self._labels: dict[bytes, bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self.scheduled} scheduled, {self.pending} pending, {self.ledger!r}>"
@@ -91,7 +94,7 @@ class Dispatcher:
         """Take in a task of a client; to be followed by `start` or `start_after`.
 
         Raises:
-            InvalidEngineID: It may only run where its client's capability does not reach.
+            InvalidEngineID: It may only run where its client's capability does not reach, or where no engine is.
             ParallelError: Its payload was in shared memory that is gone.
             OSError: There is no memory or no descriptor for it.
         """
@@ -99,7 +102,13 @@ class Dispatcher:
         if terms is not None and terms.engines is not None and reach is not None and reach.isdisjoint(terms.engines):
             wanted = ", ".join(map(str, sorted(terms.engines)))
             raise InvalidEngineID(f"this capability does not reach the engines {wanted}")
-        task = Task(self, self.total, client, frame, label)
+        if terms is not None and terms.engines is not None and terms.engines.isdisjoint(self._host.engines):
+            wanted, there = (", ".join(map(str, ids)) or "none" for ids in (sorted(terms.engines), self._host.engines))
+            raise InvalidEngineID(f"there is no engine {wanted}, and this task may run nowhere else; engines: {there}")
+        if len(self._labels) >= LABELS:
+            self._labels.clear()
+        # One object for all tasks of that label: there may be a million.
+        task = Task(self, self.total, client, frame, self._labels.setdefault(label, label))
         if terms is not None:
             task.agree(terms)
         elif reach is not None:
@@ -371,7 +380,7 @@ class Dispatcher:
         else:
             clause = self._scheduler.why(task)
         refusals = task.course.refusals if task.course is not None else {}
-        refused = f" (refused by {', '.join(map(str, refusals))})" if refusals else ""
+        refused = f" (refused by {', '.join(map(str, refusals))})" if refusals and "rejected" not in clause else ""
         return f"{task.title}: {clause}{refused}"
 
     # Engines come and go

@@ -42,7 +42,7 @@ class _Climb:
 
     def error(self, now: float, engine: int | None) -> TaskError:
         """Return what its caller is told."""
-        seconds = now - self.began
+        seconds = round(now - self.began, 6)  # a clock's last digits tell nobody anything
         by = f"{_BY[self.step]}, in {seconds:.3g} s"
         if self.limit is None:
             return TaskAborted(f"ended on request on engine {engine}, by {by}", step=self.step, seconds=seconds)

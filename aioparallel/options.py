@@ -58,7 +58,10 @@ class TaskOptions:
             raise TypeError(f"label is a str, not {self.label!r}")
         for name in ("after", "follow"):
             given = getattr(self, name)
-            set_to(self, name, None if given is None else Dependency.of(given))
+            try:
+                set_to(self, name, None if given is None else Dependency.of(given))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{name}: {error}") from None
         if self.depend is not None:
             check_of(self.depend)
         set_to(self, "engines", _ids(self.engines))

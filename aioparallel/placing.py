@@ -87,6 +87,11 @@ class Placing:
             self._due = True
             self._turn.due(self._place)
 
+    def settle(self) -> None:
+        """Carry it out now, if that is due: somebody wants to know where a task is."""
+        if self._due:
+            self._place()
+
     def _place(self) -> None:
         self._due = False
         scheduler, now = self.scheduler, self._loop.time()

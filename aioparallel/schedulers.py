@@ -66,7 +66,14 @@ def find_policy(name: str, source: Source) -> Policy:
     if ":" not in name and name not in plugins.names(plugins.SCHEDULERS):
         known = ", ".join([*NAMES, *plugins.names(plugins.SCHEDULERS)])
         raise PluginError(f"no scheduler named {name!r}; known: {known}; or module:Class for one of your own")
-    made = plugins.load(plugins.SCHEDULERS, name, Policy)
+    try:
+        made = plugins.load(plugins.SCHEDULERS, name, Policy)
+    except PluginError as error:
+        if not isinstance(error.__cause__, ImportError):
+            raise
+        # So that no file that happens to lie there can get into a controller.
+        places = "a controller imports what is installed or on PYTHONPATH, and nothing from its working directory"
+        raise PluginError(f"{error}; {places}") from error.__cause__
     try:
         return Guarded(made(randbelow))
     except Exception as error:

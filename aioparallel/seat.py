@@ -206,6 +206,7 @@ class Seat:
         """The kernel has ended, and everything it sent has been passed on."""
         assert self._kernel is not None
         running, latest = self._kernel.running, self._kernel.latest
+        began = running in self._unanswered
         while self._tell_output():
             pass
         self._kernel = None
@@ -227,7 +228,7 @@ class Seat:
             self._deaths.forget()
             self.start()
         else:
-            self._dead(reason, output)
+            self._dead(reason, output, began=began)
 
     def _answer_for(self, running: int | None, latest: int | None, reason: str, output: str) -> None:
         """Answer what the kernel can answer no more."""
@@ -245,9 +246,9 @@ class Seat:
         self._withdrawn.clear()
         self._ladder.kernel_ended()
 
-    def _dead(self, reason: str, output: str) -> None:
+    def _dead(self, reason: str, output: str, *, began: bool = False) -> None:
         """Start the next one, soon or never."""
-        delay = self._deaths.died(self._loop.time(), worked=self._worked)
+        delay = self._deaths.died(self._loop.time(), worked=self._worked, began=began)
         if delay is None:
             self._break(reason, output)
             return

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from aioparallel.channel import Channel, Finish, plain_value, serializer
+from aioparallel.conditions import flag
 from aioparallel.mapping import Mapper, Mapping, check_chunksize
 from aioparallel.options import PLAIN, Check, TaskOptions
 from aioparallel.progress import listener_for
@@ -76,7 +77,7 @@ class Submitting:
                 tqdm; None for a bar if this is the blocking face, stderr a terminal, and tqdm there; or False.
 
         Raises:
-            TypeError: `f` can't be called; there are no iterables, or one of them is none.
+            TypeError: `f` can't be called; there are no iterables, or one of them is none; `ordered` is no bool.
             ValueError: `chunksize` is not a number from 1 on.
             ConfigurationError: There is no tqdm for a bar.
         """
@@ -85,6 +86,7 @@ class Submitting:
         if not iterables:
             raise TypeError("map needs at least one iterable")
         check_chunksize(chunksize)
+        flag("ordered", ordered)
         listener = listener_for(progress, name_of(f), shows=self._shows)
         return self._values_of(Mapping(self, f, iterables, chunksize, listener), ordered)
 
@@ -128,9 +130,10 @@ class Submitting:
             TypeError, ValueError: As `map` and `options`.
         """
         check_chunksize(chunksize)
+        flag("ordered", ordered)
         return Mapper(self._with(options), chunksize, ordered, progress)
 
-    def parallel(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def parallel(self, *wrongly: Any, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Make a function of items one of iterables, with `@tc.parallel()`: `f(items)` is then the list of the values.
 
         On the asyncio face it is to be awaited. The options are those of `mapper`.
@@ -139,6 +142,8 @@ class Submitting:
             TypeError: It was used without the parentheses, or on what can't be called; or as `mapper`.
             ValueError: As `mapper`.
         """
+        if wrongly:
+            raise TypeError("parallel is used with parentheses, and its options by name: @tc.parallel(chunksize=10)")
         mapper = self.mapper(**options)
 
         def decorate(f: Callable[..., Any]) -> Callable[..., Any]:

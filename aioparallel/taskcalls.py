@@ -10,6 +10,7 @@ from aioparallel.channel import fail, plain_value
 from aioparallel.errors import InvalidTaskID, TaskAborted
 from aioparallel.options import TaskOptions
 from aioparallel.receipt import FINISHED, WAITING, Receipt, TaskReply
+from aioparallel.reply import Reply
 from aioparallel.submitting import Submitting, WithOptions
 from aioparallel.wire import Frame
 
@@ -152,9 +153,11 @@ class TaskCalls(Submitting):
             TimeoutError: They took longer. They go on.
             TypeError: Something else than ids and futures.
         """
-        one = isinstance(tasks, int | TaskReply) or not isinstance(tasks, Iterable)
-        listed = self.channel.under_way(TaskReply) if tasks is None else [tasks] if one else list(tasks)
+        listed = self.channel.under_way(TaskReply) if tasks is None else _listed(tasks)
         futures = [task for task in listed if not isinstance(task, int)]
+        for future in futures:
+            if not isinstance(future, Reply):
+                raise TypeError(f"barrier waits for tasks, told by their ids or futures, not for {future!r}")
         ids = None if tasks is None else list(dict.fromkeys(_id(task) for task in listed if isinstance(task, int)))
         asked = None
         if ids is None or ids:
@@ -174,9 +177,10 @@ class TaskCalls(Submitting):
 
         Raises:
             InvalidTaskID: There is no task with one of the ids.
+            TypeError: Something else than ids.
         """
-        listed = [tasks] if isinstance(tasks, int) else tasks
-        return self._operate("clear", block, tasks=None if listed is None else [_id(task) for task in listed])
+        ids = None if tasks is None else [_id(task) for task in _listed(tasks)]
+        return self._operate("clear", block, tasks=ids)
 
     def queue_status(self, verbose: bool = False, block: bool | None = None) -> Any:
         """Return how many tasks there are of all clients: a dict with `scheduled`, `pending`, `succeeded`, `failed`.
@@ -220,6 +224,12 @@ class TaskCalls(Submitting):
         about = {"task": _id(task)} if called is None else {"call": called}
         behind = () if called is None else (called,)
         return self._deliver(self._begin(operation, finish, header=json.dumps(about).encode(), behind=behind), block)
+
+
+def _listed(tasks: Any) -> list[Any]:
+    """Return tasks as they were given, one or several; what is no task is looked at by whoever uses it."""
+    one = isinstance(tasks, int | Reply | str) or not isinstance(tasks, Iterable)
+    return [tasks] if one else list(tasks)
 
 
 def _id(task: Any) -> int:

@@ -109,13 +109,15 @@ class Overview:
 
     def report(self) -> dict[str, Any]:
         """Return what runs, what waits, and what has failed lately."""
+        self._tasks.placing.settle()
         now = asyncio.get_running_loop().time()
         running = sorted(self._placed(), key=lambda task: (task.since, task.id))
+        waiting = sorted(islice(self._waiting(), TOLD), key=lambda task: task.id)
         return {
             "counts": self.counts(),
             "held": self._held(),
             "running": [self._about(task, now - task.since) for task in running[:TOLD]],
-            "waiting": [self._about(task, None) for task in islice(self._waiting(), TOLD)],
+            "waiting": [self._about(task, None) for task in waiting],
             "failed": [failure._asdict() for failure in self._tasks.failures],
         }
 

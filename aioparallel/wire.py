@@ -171,7 +171,7 @@ class Frame:
         engine: int,
         count: int,
         header: int,
-        body: list[Buffer],
+        body: Sequence[Buffer],
     ) -> None:
         self.size = size
         self.kind = kind
@@ -191,7 +191,7 @@ class Frame:
     def shared(cls, segment: Any, lengths: Sequence[int], header: bytes) -> Self:
         """Return a COMMAND whose payload lies in a segment that is held here."""
         body = b"".join((header, _loan(segment, lengths)))
-        frame = cls(len(body), Kind.COMMAND, SHARED, 0, 0, NO_ENGINE, 1, len(header), [body])
+        frame = cls(len(body), Kind.COMMAND, SHARED, 0, 0, NO_ENGINE, 1, len(header), (body,))
         frame.segment = segment
         return frame
 
@@ -248,7 +248,7 @@ class Frame:
 
     def _buffers(self) -> list[Buffer]:
         if len(self.body) > 1:
-            return self.body[1:]
+            return [*self.body[1:]]
         whole = memoryview(self.body[0])
         if self._count < 2:
             return [whole[self._header :]] if self._count else []

@@ -256,7 +256,7 @@ with client.MultiEngineClient() as mec:
     print(mec.apply(beside.double, 21), len(mec), sys.argv[1:])
 sys.exit(7)
 """
-    done = run("run", "-n", "2", _script(tmp_path, code), "-n", "5", "--x", cwd=state_directory)
+    done = run("run", "-n", "2", "--scheduler", "lru", _script(tmp_path, code), "-n", "5", "--x", cwd=state_directory)
     assert done.stdout == "[42, 42] 2 ['-n', '5', '--x']\n"
     assert done.stderr == ""
     assert done.returncode == 7

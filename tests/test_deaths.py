@@ -19,3 +19,12 @@ def test_deaths_are_too_many_only_close_together() -> None:
     assert deaths.died(76, worked=False) is None
     deaths.forget()
     assert deaths.died(77, worked=False) == 0.0
+
+
+def test_deaths_of_commands_are_waited_for_but_not_too_many() -> None:
+    deaths = Deaths(first=0.1, many=3, window=60, patience=0.5)
+    assert [deaths.died(0.0, worked=False, began=True) for _ in range(6)] == [0.0, 0.1, 0.2, 0.4, 0.5, 0.5]
+    assert deaths.died(0.0, worked=True, began=True) == 0.0
+    assert deaths.died(0.0, worked=False) == 0.1
+    assert deaths.died(0.0, worked=False) == 0.2
+    assert deaths.died(0.0, worked=False) is None

@@ -423,7 +423,7 @@ def test_a_refusal_moves_a_task_and_is_no_failure():
         await settle()
         assert sorted(engines) == [0, 1, 2]
         assert host.waiting == []
-        assert "refused by" in await raw.ask("why", call=call.number)
+        assert "engines 0, 1 and 2 rejected it, and there is no other" in await raw.ask("why", call=call.number)
         # What an engine is like has changed: it is asked again, and no other.
         raw.controller.engines[1].properties = {"gpu": True}
         await settle()

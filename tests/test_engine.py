@@ -160,14 +160,26 @@ def test_a_kernel_that_works_now_and_then_is_not_broken() -> None:
     asyncio.run(main())
 
 
-def test_kernels_that_keep_dying_end_in_words_and_a_restart_helps() -> None:
+def test_kernels_that_die_of_commands_are_followed_by_others_however_many() -> None:
     async def main() -> None:
         async with hosted() as (_, played):
-            dying = [await played.execute(10, "import os; os._exit(1)") for _ in range(5)]
+            dying = [await played.execute(10, "import os; os._exit(1)") for _ in range(6)]
             assert all(frame.json()["running"] for frame in dying)
-            events = [(await played.notices.get())["event"] for _ in range(10)]
-            assert events[-2:] == ["kernel_died", "kernel_broken"]
-            assert events.count("ready") == 4
+            events = [(await played.notices.get())["event"] for _ in range(11)]
+            assert events == ["kernel_died", "ready"] * 5 + ["kernel_died"]
+            assert await played.value(10, "id") == "10"
+
+    asyncio.run(main())
+
+
+def test_kernels_that_keep_dying_by_themselves_end_in_words_and_a_restart_helps() -> None:
+    async def main() -> None:
+        async with hosted() as (host, played):
+            for _ in range(5):
+                os.kill(host._seats[0].pid, signal.SIGKILL)
+                assert (await played.notices.get())["event"] == "kernel_died"
+                last = (await played.notices.get())["event"]
+            assert last == "kernel_broken"
             refused = (await played.execute(10, "1")).json()
             assert refused["error"] == "EngineDied"
             assert not refused["running"]

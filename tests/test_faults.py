@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -65,17 +66,25 @@ def cluster() -> Iterator[client.Cluster]:
 def test_thirty_kernels_are_killed_and_no_task_is_lost_or_answered_twice(cluster: client.Cluster) -> None:
     dice = random.Random(30)
     answered: Counter[int] = Counter()
+    worked: set[int] = set()
     killed: list[int] = []
+
+    def took(i: int, future: Any) -> None:
+        answered[i] += 1
+        worked.add(future.result()[1])
+
     with cluster.task() as tc, cluster.client("monitor") as monitor:
         futures = [tc.submit(square, i) for i in range(2000)]
         for i, future in enumerate(futures):
-            future.add_done_callback(lambda _, i=i: answered.update([i]))
+            future.add_done_callback(functools.partial(took, i))
         while len(killed) < 30:
             share = len(futures) * (len(killed) + 1) // 32
             wait_until(lambda share=share: len(answered) >= share)
-            alive = [pid for pid in kernels(monitor) if pid not in killed]
+            # One that is killed again and again before it has done anything is called broken, and rightly so.
+            alive = [pid for pid in kernels(monitor) if pid in worked and pid not in killed]
             if alive:
                 killed.append(dice.choice(alive))
+                assert b"aioparallel.kernel" in Path(f"/proc/{killed[-1]}/cmdline").read_bytes()
                 os.kill(killed[-1], signal.SIGKILL)
         values = [future.result(SOON) for future in futures]
         assert [value for value, _ in values] == [i * i for i in range(2000)]
@@ -102,6 +111,15 @@ def test_five_poison_tasks_are_told_from_a_thousand() -> None:
             assert deaths(monitor) <= 15
         status = tc.queue_status()
         assert (status["succeeded"], status["failed"]) == (995, 5)
+
+
+def test_poison_first_does_not_keep_the_innocent_waiting(cluster: client.Cluster) -> None:
+    with cluster.task() as tc:
+        poisoned = [tc.submit(poison) for _ in range(4)]
+        innocent = [tc.submit(square, i) for i in range(20)]
+        assert [future.result(SOON)[0] for future in innocent] == [i * i for i in range(20)]
+        for future in poisoned:
+            assert isinstance(future.exception(SOON), TaskPoisoned)
 
 
 def hold_the_lock(directory: str) -> int:

@@ -64,7 +64,7 @@ def test_a_class_of_ones_own():
     ("name", "text"),
     [
         ("fastest", "no scheduler named 'fastest'; known: least-loaded, lru, random, .*module:Class"),
-        ("no_such_module:Class", "can't be loaded: ModuleNotFoundError"),
+        ("no_such_module:Class", "can't be loaded: ModuleNotFoundError.*installed or on PYTHONPATH"),
         (f"{__name__}:Nothing", "can't be loaded: AttributeError"),
         (f"{__name__}:NoPolicy", "must be a subclass of aioparallel.policies.Policy"),
         (f"{__name__}:Unmade", "can't be made: ValueError: never"),

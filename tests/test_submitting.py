@@ -177,8 +177,11 @@ def test_map_mapper_and_parallel(tc: client.TaskClient) -> None:
 
     assert square(range(5)) == [0, 1, 4, 9, 16]
     assert square.__doc__ == "Square."
-    with pytest.raises(TypeError, match="positional argument"):
-        tc.parallel(double)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"parallel is used with parentheses.*@tc\.parallel\("):
+        tc.parallel(double)
+    for wrong in (tc.mapper, lambda **options: tc.map(double, [1], **options)):
+        with pytest.raises(TypeError, match="ordered is True or False, not 'no'"):
+            wrong(ordered="no")
     with pytest.raises(TypeError, match="can't be called"):
         tc.parallel()(3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="colour"):

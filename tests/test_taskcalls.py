@@ -104,6 +104,12 @@ def test_abort_ends_what_waits_and_what_runs() -> None:
 def test_why_says_it_in_a_sentence() -> None:
     async def story(tc: Any, host: ModelHost) -> None:
         running, waiting = tc.submit(double, 1), tc.submit(double, 2)
+        # The question leaves with the tasks, and comes before anything is decided.
+        first, second = tc.why(running), tc.why(waiting)
+        assert (await first, await second) == (
+            "task 0 (double): engine 0 has it",
+            "task 1 (double): every engine is busy",
+        )
         child = tc.submit(double, waiting)
         await settle()
         assert await tc.why(running) == "task 0 (double): engine 0 has it"
@@ -154,7 +160,7 @@ def test_barrier_waits_for_ids_and_futures() -> None:
         await tc.barrier([])
         with pytest.raises(InvalidTaskID):
             await tc.barrier([first, 4711])
-        with pytest.raises(TypeError, match="barrier waits for handles of calls"):
+        with pytest.raises(TypeError, match="barrier waits for tasks, told by their ids or futures, not for 'all'"):
             await tc.barrier("all")
 
     played(story, eager=False)
@@ -183,6 +189,9 @@ def test_every_task_is_counted_once_and_can_be_cleared() -> None:
             await tc.clear([4711])
         with pytest.raises(TypeError, match="a task is told by its id"):
             tc.clear([first])
+        for wrong in (first, 1.5, "all"):
+            with pytest.raises(TypeError, match="a task is told by its id"):
+                tc.clear(wrong)
 
     played(story, eager=False)
 

@@ -130,7 +130,7 @@ def test_counts_and_lists():
         }
         report = await raw.ask("tasks")
         assert [task["id"] for task in report["running"]] == [2]
-        assert {task["id"] for task in report["waiting"]} == {3, 4, 5}
+        assert [task["id"] for task in report["waiting"]] == [3, 4, 5]
         assert report["running"][0]["engine"] == 0
         assert report["running"][0]["seconds"] >= 0
         assert [(f["id"], f["label"], f["why"]) for f in report["failed"]] == [
@@ -230,6 +230,16 @@ def test_a_capability_reaches_the_engines_and_tasks_that_it_is_for():
             assert type(nowhere) is InvalidEngineID
             assert "this capability does not reach the engines 0" in str(nowhere)
             assert await narrow.submit(double, 1, engines=[0, 1]) == [2]
+
+    run(story, 2)
+
+
+def test_engines_that_do_not_exist_are_refused_unless_one_does():
+    async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
+        nowhere = await raw.submit(double, 1, engines=[7, 5]).last()
+        assert type(nowhere) is InvalidEngineID
+        assert str(nowhere) == "there is no engine 5, 7, and this task may run nowhere else; engines: 0, 1"
+        assert await raw.submit(double, 1, engines=[1, 7]) == [2]
 
     run(story, 2)
 

@@ -31,6 +31,9 @@ def arguments(parser: Parser) -> None:
     )
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
     parser.add_argument("--queue", metavar="NAME", default="fifo", help="where commands wait (default: fifo)")
+    parser.add_argument(
+        "--scheduler", metavar="NAME", help="which engine takes a task (default: least-loaded; aiocontroller --help)"
+    )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
     parser.add_argument("script", type=Path, help="a Python script; a client in it finds the cluster by itself")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the script's arguments")
@@ -51,6 +54,7 @@ async def _run(options: argparse.Namespace) -> int:
         launcher=options.launcher,
         queue=options.queue,
         path=[directory],
+        scheduler=options.scheduler,
         timeout=options.timeout,
         interfaces=options.interface or (),
     )

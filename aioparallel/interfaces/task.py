@@ -216,6 +216,7 @@ class TaskInterface(Interface):
         """Return in one sentence why a task is not running."""
         found = self._named(client, task, call)
         if found is not None:
+            self._tasks.placing.settle()
             return self._tasks.why(found)
         return self._overview.why_over(task) if task is not None else "it is over"
 

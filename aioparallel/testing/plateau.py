@@ -16,6 +16,7 @@ KEPT = frozenset(
         "Channel.engines",
         "ClientProxy._operations",
         "Deaths._times",
+        "Dispatcher._labels",
         "Dispatcher.failures",
         "Engine._properties",
         "EngineHost._engines",
