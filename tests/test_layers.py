@@ -36,7 +36,7 @@ def _names(text: str) -> set[str]:
 
 
 SANS_IO = _names("""
-    conditions deaths decoder errors events graph handshake history kinds ledger lines namespace order outbox
+    closed conditions deaths decoder errors events graph handshake history kinds ledger lines namespace order outbox
     partition policies prompt proof queues reasons rebinding reference resources room scheduler session stream tasks
     terms waiting wire
 """)

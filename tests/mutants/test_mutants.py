@@ -232,6 +232,34 @@ def an_engine_that_left_keeps_its_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "engine_left", keep)
 
 
+@mutant
+def what_is_returned_is_lost_if_it_was_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    take_back = Engine._take_back
+
+    def drop(self: Engine, command: Any, frame: Frame, withdrawn: bool) -> None:
+        if not withdrawn:
+            take_back(self, command, frame, withdrawn)
+
+    patch.setattr(Engine, "_take_back", drop)
+
+
+@mutant
+def a_timeout_interrupts_whatever_runs(patch: pytest.MonkeyPatch) -> None:
+    limit = Seat.limit
+
+    def from_now_on(self: Seat, number: int, seconds: float) -> None:
+        limit(self, number, seconds)
+        self._loop.call_later(seconds, over, self, number)
+
+    def over(seat: Seat, number: int) -> None:
+        # The one that is meant has its ladder.
+        running = seat._kernel.running if seat._kernel is not None else None
+        if seat._kernel is not None and number in seat._unanswered and running not in (None, number):
+            seat._kernel.interrupt(running)
+
+    patch.setattr(Seat, "limit", from_now_on)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_it_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
