@@ -13,6 +13,7 @@ from aioparallel.errors import (
     DependencyError,
     EngineDied,
     EngineLost,
+    InvalidEngineID,
     ParallelError,
     TaskAborted,
     TaskPoisoned,
@@ -22,7 +23,7 @@ from aioparallel.testing import Simulation, work
 from sim.jobs import Oops, begun, child, choosy, failing, fatal, forget, has_kind, later, plain, value_of
 
 #: How a task may end that nothing is wrong with: in such a storm so many of its kernels may die, one after the other.
-BAD_LUCK = TaskPoisoned
+BAD_LUCK = TaskPoisoned, InvalidEngineID
 #: How work may end that is taken back.
 LADDER = "interrupt", "terminate", "kill"
 STEPS = {"waiting", "finished", *LADDER}
