@@ -224,6 +224,9 @@ class Waiting(Generic[T]):
     def _forget(self, line: Line[T]) -> None:
         """Let go of an empty line, and of what is there for it alone."""
         line.book.drop(line)
+        # What knows it in turn would keep it until the garbage collector comes.
+        line.kinds.clear()
+        line.entry = None
         turn = line.turn
         turn.count -= 1
         if not turn.count:
