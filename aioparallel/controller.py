@@ -137,6 +137,7 @@ class Controller:
             "pid": os.getpid(),
             "epoch": self._state.epoch,
             "seconds": self._loop.time() - self._started,
+            "asyncio_tasks": len(asyncio.all_tasks(self._loop)),
             "addresses": self.addresses,
             "interfaces": sorted(self._hostings),
             "clients": Counter(client.grant.interface for client in self._clients),

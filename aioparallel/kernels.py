@@ -407,6 +407,8 @@ class ProcessKernel(Kernel):
         finally:
             if self._socket is not None:
                 self._socket.close()
+                # They know each other: what it reads into would wait for the garbage collector.
+                self._socket = None
             self._let_go()
 
     def _last_output(self) -> str:

@@ -10,17 +10,21 @@ from bisect import insort
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from math import isfinite
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Book", "Client", "Kind", "Line", "Needs"]
+__all__ = ["Book", "Client", "Kind", "Line", "Needs", "Round", "Turn"]
 
 T = TypeVar("T", bound=Hashable)
 
 #: Labels whose kind a line remembers; forgetting costs memory for tasks alike, nothing else.
 KINDS = 1024
+#: Entries of a heap, before it is looked which of them count for nothing.
+ENTRIES = 64
+#: Behind all shelves: what they hold is put into turns before these are taken.
+TURNS = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +65,20 @@ class Client:
         number: In the order in which clients came.
         paused: Its tasks let others pass.
         lines: Where its tasks wait.
+        turns: Its turns, by priority.
         last: The line to which its latest task went.
         tick: Grows whenever its tasks go to another line than the one before.
+        queued: Whether it is among those of whom it is known what they have been given.
     """
 
-    __slots__ = ("credit", "given", "last", "lines", "number", "paused", "tick")
+    __slots__ = ("credit", "given", "last", "lines", "number", "paused", "queued", "tick", "turns")
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.given = self.credit = self.tick = 0
-        self.paused = False
+        self.paused = self.queued = False
         self.lines: dict[Line[Any], None] = {}
+        self.turns: dict[int, Turn] = {}
         self.last: Line[Any] | None = None
 
     def __repr__(self) -> str:
@@ -99,22 +106,22 @@ class Line(Generic[T]):
     Args:
         book: Where it is.
         key: What the client is called in the book.
-        client: Whose tasks they are.
-        priority: Theirs.
+        turn: Whose tasks they are, and of which priority.
         again: Whether they are tasks that were at an engine before, and go before the others.
         serial: Different for each line.
     """
 
     __slots__ = (
-        *("again", "book", "client", "closed", "entered", "key", "kinds"),
-        *("priority", "runs", "serial", "stale", "tasks", "usual"),
+        *("again", "book", "client", "closed", "entry", "key", "kinds", "parked"),
+        *("priority", "runs", "serial", "stale", "tasks", "turn", "usual"),
     )
 
-    def __init__(self, book: Book, key: Hashable, client: Client, *, priority: int, again: bool, serial: int) -> None:
+    def __init__(self, book: Book, key: Hashable, turn: Turn, *, again: bool, serial: int) -> None:
         self.book = book
         self.key = key
-        self.client = client
-        self.priority = priority
+        self.turn = turn
+        self.client = turn.client
+        self.priority = turn.round.priority
         self.again = again
         self.serial = serial
         self.tasks: deque[T] = deque()
@@ -124,10 +131,11 @@ class Line(Generic[T]):
         self.runs: deque[list[int]] = deque()
         self.closed = 0
         self.kinds: dict[bytes, Kind] = {}
-        #: Whether it is among its level's turns.
-        self.entered = False
+        #: Its place among the lines of its turn, and whether it has one on its shelf; neither if it is empty.
+        self.entry: tuple[bool, int, Line[T]] | None = None
+        self.parked = False
         #: Whether it is one that a client will want again.
-        self.usual = book.needs is None and not priority and not again
+        self.usual = book.needs is None and not self.priority and not again
 
     def __repr__(self) -> str:
         return f"<Line of {len(self)} of {self.client!r}, priority {self.priority}>"
@@ -202,40 +210,198 @@ class Line(Generic[T]):
         self.client.last = None
 
 
-class Level:
-    """The lines of one priority in one book, and whose turn it is."""
+class Shelf:
+    """The lines of one priority in one book.
 
-    __slots__ = ("again", "lines", "turns")
+    Attributes:
+        book: The book.
+        lines, again: By client; those of tasks that were at an engine before are apart.
+        parked: Lines that wait for the book to be opened, or have waited for that and not been wanted since.
+        offer: Its entry in its round, by the first of these; None if it has none.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("again", "book", "lines", "offer", "parked")
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
         self.lines: dict[Hashable, Line[Any]] = {}
         self.again: dict[Hashable, Line[Any]] = {}
-        #: By what the client has been given when the line was entered: never more than it has now.
-        self.turns: list[tuple[int, int, bool, int, Line[Any]]] = []
+        #: By what the client had been given when the line was parked: never more than it has now.
+        self.parked: list[tuple[int, int, int, Line[Any]]] = []
+        self.offer: Entry | None = None
 
-    def enter(self, line: Line[Any]) -> None:
-        """Let a line with tasks take its turn."""
-        if not line.entered:
-            line.entered = True
-            heappush(self.turns, _turn(line))
+    def park(self, line: Line[Any]) -> None:
+        """Put a line aside whose tasks can't go while the book is closed."""
+        if line.parked:
+            return
+        if len(self.parked) > ENTRIES + 2 * (len(self.lines) + len(self.again)):
+            for *_, other in self.parked:
+                other.parked = bool(other.tasks)
+            self.parked = [entry for entry in self.parked if entry[3].parked]
+            heapify(self.parked)
+        line.parked = True
+        heappush(self.parked, (line.client.given, line.client.number, line.serial, line))
 
-    def first(self) -> Line[Any] | None:
-        """Return the line whose turn it is, or None if all are empty or paused."""
-        turns = self.turns
-        while turns:
-            given, _, _, _, line = turns[0]
-            if not line.tasks or line.client.paused:
-                heappop(turns)
-                line.entered = False
-            elif given < line.client.given and len(turns) > 1:
-                heapreplace(turns, _turn(line))
-            else:
+
+class Turn:
+    """One client's lines of one priority, in all books.
+
+    Attributes:
+        client: The client.
+        round: Where it takes its turn.
+        count: How many lines there are, with tasks or without.
+        lines: Those with tasks, by the order in which these came when that was looked at: never later than it is.
+        entered: Whether it is in its round.
+    """
+
+    __slots__ = ("client", "count", "entered", "lines", "round")
+
+    def __init__(self, client: Client, place: Round) -> None:
+        self.client = client
+        self.round = place
+        self.count = 0
+        self.lines: list[tuple[bool, int, Line[Any]]] = []
+        self.entered = False
+
+    def enter(self, line: Line[Any], lifo: bool) -> None:
+        """Take in a line that has tasks; one whose book is closed is put on its shelf."""
+        if line.book.closed:
+            line.book.levels[line.priority].park(line)
+            return
+        entry = not line.again, -line.runs[-1][0] if lifo else line.runs[0][0], line
+        if line.entry is None or entry[1] < line.entry[1]:
+            line.entry = entry
+            if len(self.lines) > ENTRIES + 2 * self.count:
+                self._sweep()
+            heappush(self.lines, entry)
+        if not self.entered:
+            self.round.enter(self)
+
+    def _sweep(self) -> None:
+        """Let go of entries that count for nothing."""
+        kept = []
+        for entry in self.lines:
+            line = entry[2]
+            if line.entry is entry:
+                if line.tasks:
+                    kept.append(entry)
+                else:
+                    line.entry = None
+        self.lines = kept
+        heapify(kept)
+
+    def first(self, lifo: bool) -> Line[Any] | None:
+        """Return the line whose first task is next; None if none can go now."""
+        lines = self.lines
+        while lines:
+            entry = lines[0]
+            line = entry[2]
+            if line.entry is not entry:
+                heappop(lines)
+                continue
+            if not line.tasks or line.book.closed:
+                heappop(lines)
+                line.entry = None
+                if line.tasks:
+                    line.book.levels[line.priority].park(line)
+                continue
+            if len(lines) == 1:
                 return line
+            line.trim(lifo)
+            tick = -line.runs[-1][0] if lifo else line.runs[0][0]
+            if tick == entry[1]:
+                return line
+            line.entry = not line.again, tick, line
+            heapreplace(lines, line.entry)
         return None
 
 
-def _turn(line: Line[Any]) -> tuple[int, int, bool, int, Line[Any]]:
-    return line.client.given, line.client.number, not line.again, line.serial, line
+#: What a client had been given when it was entered, its number, a number of its own, and a turn or a shelf.
+Entry = tuple[int, int, int, Any]
+
+
+class Round:
+    """The turns of one priority, and whose it is: that of the client which has been given least.
+
+    A book's shelf is in it too when the book was opened, and is taken for the first client that has a line there: the
+    line is put into that client's turn, and the shelf's next one waits. So opening a book costs the same, however many
+    lines it has.
+
+    Attributes:
+        priority: Higher goes first.
+        count: How many turns there are, entered or not.
+        entries: By what clients had been given when they were entered: never more than they have now.
+    """
+
+    __slots__ = ("_bound", "_serials", "count", "entries", "priority")
+
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
+        self.count = 0
+        self.entries: list[Entry] = []
+        self._serials = 0
+        self._bound = ENTRIES
+
+    def enter(self, turn: Turn) -> None:
+        """Let a client take its turn."""
+        turn.entered = True
+        self._serials += 1
+        self._push((turn.client.given, turn.client.number, TURNS + self._serials, turn))
+
+    def offer(self, shelf: Shelf) -> None:
+        """Let the lines of a shelf be put into turns."""
+        if shelf.parked:
+            self._serials += 1
+            given, number, _, _ = shelf.parked[0]
+            shelf.offer = given, number, self._serials, shelf
+            self._push(shelf.offer)
+
+    def _push(self, entry: Entry) -> None:
+        if len(self.entries) >= self._bound:
+            self.entries = [other for other in self.entries if _counts(other)]
+            heapify(self.entries)
+            self._bound = ENTRIES + 2 * len(self.entries)
+        heappush(self.entries, entry)
+
+    def first(self, lifo: bool) -> Line[Any] | None:
+        """Return the line whose first task is next; None if none can go now."""
+        while self.entries:
+            entries = self.entries
+            given, number, serial, who = entry = entries[0]
+            if serial < TURNS:
+                heappop(entries)
+                if who.offer is entry:
+                    self._take_up(who, lifo)
+                continue
+            client = who.client
+            if client.paused:
+                heappop(entries)
+                who.entered = False
+            elif given < client.given and len(entries) > 1:
+                heapreplace(entries, (client.given, number, serial, who))
+            else:
+                line: Line[Any] | None = who.first(lifo)
+                if line is not None:
+                    return line
+                heappop(entries)
+                who.entered = False
+        return None
+
+    def _take_up(self, shelf: Shelf, lifo: bool) -> None:
+        """Put the first line of a shelf into its client's turn."""
+        shelf.offer = None
+        if shelf.book.closed:
+            return
+        _, _, _, line = heappop(shelf.parked)
+        line.parked = False
+        if line.tasks:
+            line.turn.enter(line, lifo)
+        self.offer(shelf)
+
+
+def _counts(entry: Entry) -> bool:
+    _, _, serial, who = entry
+    return bool(who.lines) if serial >= TURNS else who.offer is entry and not who.book.closed
 
 
 class Book:
@@ -243,7 +409,7 @@ class Book:
 
     Attributes:
         needs: Theirs; None: they may run anywhere.
-        levels: By priority.
+        levels: Its shelves, by priority.
         order: The priorities, highest first, each as its negative.
         closed: Whether it is known that no engine can take one of them now.
         candidates: The engines that may run them, for the scheduler; and of which `roster` they were.
@@ -253,7 +419,7 @@ class Book:
 
     def __init__(self, needs: Needs | None) -> None:
         self.needs = needs
-        self.levels: dict[int, Level] = {}
+        self.levels: dict[int, Shelf] = {}
         self.order: list[int] = []
         self.closed = False
         self.candidates: list[Any] = []
@@ -267,19 +433,11 @@ class Book:
         levels = [self.levels[-priority] for priority in self.order]
         return [line for level in levels for lines in (level.again, level.lines) for line in lines.values()]
 
-    def first(self) -> Line[Any] | None:
-        """Return the line whose turn it is, or None if nothing waits but for clients that are paused."""
-        for priority in self.order:
-            line = self.levels[-priority].first()
-            if line is not None:
-                return line
-        return None
-
-    def level(self, priority: int) -> Level:
-        """Return the level of that priority, a new one if need be."""
+    def level(self, priority: int) -> Shelf:
+        """Return the shelf of that priority, a new one if need be."""
         level = self.levels.get(priority)
         if level is None:
-            level = self.levels[priority] = Level()
+            level = self.levels[priority] = Shelf(self)
             insort(self.order, -priority)
         return level
 
@@ -289,5 +447,6 @@ class Book:
         del (level.again if line.again else level.lines)[line.key]
         line.client.lines.pop(line)
         if not level.lines and not level.again:
+            level.offer = None
             del self.levels[line.priority]
             self.order.remove(-line.priority)

@@ -50,6 +50,10 @@ def why_waiting(
     if needs is not None and not any(engine.spare(needs) for engine in candidates):
         verb = "is" if len(needs.resources) == 1 else "are"
         return f"it waits for {_resources(needs)}, which {verb} in use on {_named(e.id for e in candidates)}"
+    if needs is not None and not any(engine.can_hold(needs, line.priority) for engine in candidates):
+        kept = [engine.id for engine in candidates if engine.spare(needs)]
+        verb = "is" if len(kept) == 1 else "are"
+        return f"it waits for {_resources(needs)}: {_named(kept)} {verb} kept for tasks that need more"
     higher = sum(
         len(other)
         for book in waiting.open

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from aioparallel.errors import ConfigurationError
 
 __all__ = ["checked_resources", "parse_resource"]
+
+#: No amount is as large as this one.
+LARGE = 2**63
 
 
 def checked_resources(resources: Any) -> dict[str, float]:
@@ -26,8 +28,10 @@ def checked_resources(resources: Any) -> dict[str, float]:
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"the name of a resource is a word, not {name!r}"[:500])
         number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        if not number or amount < 0 or not math.isfinite(amount):
-            raise ConfigurationError(f"resource {name!r} is a finite number from 0 up, not {amount!r}"[:500])
+        # Compared before it is turned into anything: an integer may be too large for a float, and even for a text.
+        if not number or not 0 <= amount < LARGE:
+            told = "one beyond 2**63" if isinstance(amount, int) and abs(amount) >= LARGE else repr(amount)
+            raise ConfigurationError(f"resource {name!r} is a finite number from 0 up, not {told}"[:500])
     return {name: float(resources[name]) for name in sorted(resources)}
 
 

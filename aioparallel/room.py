@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-from aioparallel.lines import Kind, Needs
+from aioparallel.lines import Book, Kind, Needs
 from aioparallel.policies import Candidate
 
 __all__ = ["AHEAD", "DEPTH", "LABELS", "LONGEST", "SHORTEST", "UNKNOWN", "Engine", "Lengths", "charged"]
@@ -39,27 +39,43 @@ class Engine(Generic[T]):
     Attributes:
         tasks: In the order in which they were placed, which is that of running: their kind and expectation.
         load: The sum of the expectations.
+        joined: Greater the later it joined.
         stamp: Different after each change, and smaller the later; positive for a fresh one.
         total, free: Millionths of each resource: what it has, and what is not in use.
         paused: It is given nothing.
         quiet: Since when it is known to have answered nothing; None: it has since that was looked at.
         asked: Tasks that were asked back.
         candidate: What policies saw of it last, while that is true.
+        claims: The closed books for which it is kept, and the priorities of their next tasks.
     """
 
-    __slots__ = ("asked", "candidate", "free", "id", "load", "paused", "quiet", "stamp", "tasks", "total")
+    __slots__ = (
+        "asked",
+        "candidate",
+        "claims",
+        "free",
+        "id",
+        "joined",
+        "load",
+        "paused",
+        "quiet",
+        "stamp",
+        "tasks",
+        "total",
+    )
 
     def __init__(self, engine: int, resources: Mapping[str, float], stamp: int) -> None:
         self.id = engine
         self.total = {name: _units(amount) for name, amount in resources.items()}
         self.free = dict(self.total)
-        self.stamp = stamp
+        self.joined = self.stamp = stamp
         self.load = 0
         self.tasks: dict[T, tuple[Kind, int]] = {}
         self.paused = False
         self.quiet: float | None = None
         self.asked: set[T] = set()
         self.candidate: Candidate | None = None
+        self.claims: dict[Book, int] = {}
 
     def view(self) -> Candidate:
         """Return what a policy may see of it."""
@@ -84,6 +100,23 @@ class Engine(Generic[T]):
     def spare(self, needs: Needs | None) -> bool:
         """Whether what a task needs to hold is not in use."""
         return needs is None or all(self.free.get(name, 0) >= _units(amount) for name, amount in needs.resources)
+
+    def can_hold(self, needs: Needs | None, priority: int) -> bool:
+        """Whether what a task needs to hold is neither in use nor kept for those who need more of it."""
+        if needs is None or not needs.resources:
+            return True
+        return self.spare(needs) and not (self.claims and self._is_claimed(needs, priority))
+
+    def _is_claimed(self, needs: Needs, priority: int) -> bool:
+        wanted = {name for name, _ in needs.resources}
+        return any(
+            least >= priority and book.needs is not None and any(name in wanted for name, _ in book.needs.resources)
+            for book, least in self.claims.items()
+        )
+
+    def missing(self, needs: Needs) -> float:
+        """Return how far it is from having free what a task needs: the greatest part of any resource that is in use."""
+        return max((1 - self.free.get(name, 0) / _units(amount) for name, amount in needs.resources), default=0.0)
 
     def hold(self, needs: Needs, sign: int) -> None:
         """Take what a task holds (1), or give it back (-1)."""

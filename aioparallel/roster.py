@@ -230,7 +230,7 @@ class Roster:
             raise OperationError("no more engines: every id is taken")
         try:
             engine = Engine(number, link, about, self._queue())
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             heapq.heappush(self._free, number)
             raise ProtocolError("JOIN with values of the wrong type") from None
         self.engines[number] = link.engines[number] = engine

@@ -22,7 +22,8 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 from typing import Generic, TypeVar
 
-from aioparallel.lines import Book, Kind, Needs
+from aioparallel.closed import Closed
+from aioparallel.lines import Book, Kind, Line, Needs
 from aioparallel.policies import LeastLoaded, Policy
 from aioparallel.reasons import why_placed, why_waiting
 from aioparallel.room import AHEAD, AHEAD_NS, DEPTH, UNKNOWN_NS, Engine, Lengths, charged, measured
@@ -52,8 +53,7 @@ class Scheduler(Generic[T]):
         self._engines: dict[int, Engine[T]] = {}
         #: Engines with room. An entry counts while its stamp is the engine's.
         self._heap: list[tuple[int, int, Engine[T]]] = []
-        #: Closed books, by the engines that may open them, or by None: any.
-        self._closed: dict[int | None, dict[Book, None]] = {}
+        self._closed = Closed(self._waiting)
         #: Engines that have more than one task.
         self._deep: dict[int, Engine[T]] = {}
         self._lengths = Lengths()
@@ -116,6 +116,7 @@ class Scheduler(Generic[T]):
         tasks = list(left.tasks)
         left.tasks.clear()
         left.asked.clear()
+        left.load = 0
         for task in tasks:
             del self._placed[task]
         self._roster_changed()
@@ -167,7 +168,9 @@ class Scheduler(Generic[T]):
         """
         if task in self._waiting.where or task in self._placed:
             raise ValueError(f"{task!r} is here already: it must be done or removed before it is added again")
-        self._waiting.add(task, client, label, priority, needs, again)
+        line = self._waiting.add(task, client, label, priority, needs, again)
+        if line.book.closed:
+            self._closed.open_for(line)
 
     def task_done(self, task: T, seconds: float | None = None) -> None:
         """A task is no longer at its engine; `seconds` is its running time if it ran to its end.
@@ -187,7 +190,7 @@ class Scheduler(Generic[T]):
         if book.needs is not None and book.needs.resources:
             engine.hold(book.needs, -1)
         if self._closed:
-            self._room_at(engine)
+            self._closed.room_at(engine)
         length = measured(seconds)
         if length is not None:
             if length != expectation:
@@ -204,8 +207,8 @@ class Scheduler(Generic[T]):
         if kind is None:
             return False
         book = kind.line.book
-        if book.closed and not book.levels:
-            self._open(book)
+        if book.closed and kind.line.priority not in book.levels:
+            self._closed.open(book)
         return True
 
     def task_changed(self, task: T, needs: Needs | None) -> None:
@@ -217,7 +220,7 @@ class Scheduler(Generic[T]):
         if kind is not None and kind.line.book.needs != needs:
             line = kind.line
             self.task_removed(task)
-            self._waiting.add(task, line.key, kind.label, line.priority, needs, True)
+            self.task_added(task, client=line.key, label=kind.label, priority=line.priority, needs=needs, again=True)
 
     def client_paused(self, client: Hashable) -> None:
         """A client does not read: its tasks wait, and let others pass."""
@@ -225,7 +228,8 @@ class Scheduler(Generic[T]):
 
     def client_resumed(self, client: Hashable) -> None:
         """A client reads again: its tasks take their turns."""
-        self._waiting.resume(client)
+        for line in self._waiting.resume(client):
+            self._closed.open_for(line)
 
     def client_left(self, client: Hashable) -> None:
         """A client is gone: its turns are forgotten. Tasks that wait in its name go on."""
@@ -255,13 +259,13 @@ class Scheduler(Generic[T]):
             book = line.book
             if book.needs is not None or not self._by_load:
                 try:
-                    chosen = self._choose(book)
+                    chosen = self._choose(line)
                 except Exception:
                     if decisions:
                         break
                     raise
                 if chosen is None:
-                    self._close(book)
+                    self._closed.close(book, line.priority, self._candidates(book))
                     continue
                 engine = chosen
             task, kind = waiting.take(line)
@@ -353,18 +357,27 @@ class Scheduler(Generic[T]):
     def _candidates(self, book: Book) -> list[Engine[T]]:
         """Return the engines that may run a book's tasks, in the order in which they joined."""
         if book.roster != self._roster:
-            engines = [engine for engine in self._engines.values() if not engine.paused and engine.may_run(book.needs)]
+            named = book.needs.engines if book.needs is not None else None
+            if named is None or len(named) > len(self._engines):
+                engines = list(self._engines.values())
+            else:
+                engines = [self._engines[number] for number in named if number in self._engines]
+                engines.sort(key=lambda engine: engine.joined)
+            engines = [engine for engine in engines if not engine.paused and engine.may_run(book.needs)]
             if book.needs is not None and book.needs.rather_not:
                 engines = [engine for engine in engines if engine.id not in book.needs.rather_not] or engines
             book.candidates, book.roster = engines, self._roster
         return book.candidates
 
-    def _choose(self, book: Book) -> Engine[T] | None:
-        """Return the engine that takes a book's next task, or None if none of those that may has room.
+    def _choose(self, line: Line[T]) -> Engine[T] | None:
+        """Return the engine that takes a line's next task, or None if none of those that may has room.
 
         It looks at each of them; tasks without needs of their own don't come here under the usual policy.
         """
-        free = [engine for engine in self._candidates(book) if engine.has_room() and engine.spare(book.needs)]
+        needs, priority = line.book.needs, line.priority
+        free = [
+            engine for engine in self._candidates(line.book) if engine.has_room() and engine.can_hold(needs, priority)
+        ]
         free = [engine for engine in free if not engine.tasks] or free
         if not free:
             return None
@@ -400,38 +413,7 @@ class Scheduler(Generic[T]):
             self._waiting.charge(kind.line.client, charged(UNKNOWN_NS) - charged(expectation))
             self._touch(engine)
 
-    def _close(self, book: Book) -> None:
-        """No engine can take a book's tasks now: pass it over until one may."""
-        self._waiting.close(book)
-        for key in _keys(book):
-            self._closed.setdefault(key, {})[book] = None
-
-    def _open(self, book: Book) -> None:
-        for key in _keys(book):
-            books = self._closed[key]
-            del books[book]
-            if not books:
-                del self._closed[key]
-        self._waiting.reopen(book)
-
-    def _room_at(self, engine: Engine[T]) -> None:
-        """An engine has less to do: open the books whose tasks it may run."""
-        if engine.paused or not engine.has_room():
-            return
-        for key in (engine.id, None):
-            for book in list(self._closed.get(key, ())):
-                if engine.may_run(book.needs):
-                    self._open(book)
-
     def _roster_changed(self) -> None:
         """Engines came, went or paused: who may run what is to be found out anew."""
         self._roster += 1
-        for book in dict.fromkeys(book for books in self._closed.values() for book in books):
-            self._open(book)
-
-
-def _keys(book: Book) -> list[int | None]:
-    """Return the ids of the engines that may open a closed book, or None for any."""
-    if book.needs is None or book.needs.engines is None:
-        return [None]
-    return [*sorted(book.needs.engines)] or [None]
+        self._closed.open_all()

@@ -188,10 +188,8 @@ def _refused(task: Task, result: Any, engine: int, now: float, engines: Collecti
     past.refusal = result
     if past.deadline is None:
         past.deadline = now + task.terms.depend_timeout
-    if now >= past.deadline:
-        return refused_everywhere(task, engines)
     task.look_anew()
-    return None
+    return refused_everywhere(task, engines) if now >= past.deadline else None
 
 
 def refused_everywhere(task: Task, engines: Collection[int]) -> Ended:

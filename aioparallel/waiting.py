@@ -8,14 +8,20 @@ Rules:
    whose tasks have been given the least running time. Who had nothing waiting is owed nothing for that time.
 3. One client's tasks of one priority keep the order in which they came, also when they stand in several books: a line
    is made of runs, each with the moment (tick) since when the client's tasks came to this line and to no other.
+
+So there is a Round for each priority, in which each client has a Turn, in which its lines stand, whatever their book.
+What is known there of a client or of a line may be out of date, but then its place is too early, never too late: it is
+looked at anew when it is the first. That is why, however many there are, whose turn it is costs the logarithm of that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from bisect import insort
+from collections.abc import Hashable, Mapping
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
-from aioparallel.lines import Book, Client, Kind, Line, Needs
+from aioparallel.lines import Book, Client, Kind, Line, Needs, Round, Turn
 
 __all__ = ["Waiting"]
 
@@ -47,8 +53,11 @@ class Waiting(Generic[T]):
         self.books: dict[Needs, Book] = {}
         self.open: dict[Book, None] = {self.anywhere: None}
         self.clients: dict[Hashable, Client] = {}
-        #: Those that waited lately: everyone who waits, and maybe some who don't any more.
-        self._queued: dict[Client, None] = {}
+        self._rounds: dict[int, Round] = {}
+        #: The rounds, that of the highest priority first, each as the negative of that.
+        self._order: list[int] = []
+        #: Everyone who waits, and maybe some who don't any more, by what they had been given when it was looked at.
+        self._queued: list[tuple[int, int, Client]] = []
         #: The most that anyone has been given.
         self._most = 0
         self._numbers = self._serials = 0
@@ -71,13 +80,18 @@ class Waiting(Generic[T]):
         if line.stale and task in line.stale:
             # It must not stand in two places.
             line.compact()
-        if not line.tasks:
-            self._begin(line)
+        if not line.tasks and not (len(self._queued) == 1 and line.client.queued and line.client.given == self._most):
+            # But for one client whose tasks come one by one: nobody has been given more.
+            self._begin(line.client)
         if line.client.last is not line:
             line.begin_run()
+            if self.lifo and line.entry is not None:
+                line.turn.enter(line, True)
         kind = line.kinds.get(label)
         self.where[task] = line.kind(label) if kind is None else kind
         line.tasks.append(task)
+        if (line.entry is None or not line.turn.entered) and not line.parked:
+            line.turn.enter(line, self.lifo)
         return line
 
     def remove(self, task: T) -> Kind | None:
@@ -96,20 +110,18 @@ class Waiting(Generic[T]):
 
     def first(self) -> Line[T] | None:
         """Return the line whose first task is next, among books that are open; None if nothing can go now."""
-        if len(self.open) == 1:
-            anywhere = self.anywhere
-            return anywhere.levels[-anywhere.order[0]].first() if len(anywhere.order) == 1 else anywhere.first()
-        best: Line[T] | None = None
-        least: tuple[int, int, int, bool, int] | None = None
-        for book in self.open:
-            line = book.first()
+        if len(self._order) == 1:
+            # The usual case first: one line is all there is.
+            entries = self._rounds[self._order[0]].entries
+            if len(entries) == 1 and type(turn := entries[0][3]) is Turn and len(turn.lines) == 1:
+                line: Line[T] | None = turn.lines[0][2]
+                if line is not None and line.tasks and not (line.book.closed or line.client.paused):
+                    return line
+        for priority in self._order:
+            line = self._rounds[priority].first(self.lifo)
             if line is not None:
-                line.trim(self.lifo)
-                tick = -line.runs[-1][0] if self.lifo else line.runs[0][0]
-                rank = -line.priority, line.client.given, line.client.number, not line.again, tick
-                if least is None or rank < least:
-                    best, least = line, rank
-        return best
+                return line
+        return None
 
     def take(self, line: Line[T]) -> tuple[T, Kind]:
         """Take the next task out of a line that has one."""
@@ -137,6 +149,8 @@ class Waiting(Generic[T]):
             book.closed = False
             if book.levels:
                 self.open[book] = None
+            for priority, shelf in book.levels.items():
+                self._rounds[-priority].offer(shelf)
 
     def charge(self, client: Client, nanoseconds: int) -> None:
         """Count running time that a client is given; what is less than nothing becomes its credit."""
@@ -156,16 +170,17 @@ class Waiting(Generic[T]):
         """Let others pass a client's tasks."""
         self._client(key).paused = True
 
-    def resume(self, key: Hashable) -> None:
-        """A client's tasks take their turns again, as a newcomer's."""
+    def resume(self, key: Hashable) -> list[Line[T]]:
+        """A client's tasks take their turns again, as a newcomer's; return their lines."""
         client = self.clients.get(key)
         if client is None or not client.paused:
-            return
+            return []
         client.paused = False
         self._join(client)
-        for line in client.lines:
-            if line.tasks:
-                line.book.levels[line.priority].enter(line)
+        for turn in client.turns.values():
+            if turn.lines and not turn.entered:
+                turn.round.enter(turn)
+        return [line for line in client.lines if line.tasks]
 
     def trim(self) -> None:
         """Let go of memory that tasks took which wait no more: a dict keeps its table when it is emptied."""
@@ -176,7 +191,7 @@ class Waiting(Generic[T]):
         self.resume(key)
         client = self.clients.get(key)
         if client is not None and not client.waits:
-            self._drop(key, client)
+            self._drop({key: client})
 
     def _book(self, needs: Needs) -> Book:
         book = self.books.get(needs)
@@ -187,56 +202,96 @@ class Waiting(Generic[T]):
 
     def _line(self, book: Book, key: Hashable, priority: int, again: bool) -> Line[T]:
         client = self._client(key)
+        turn = client.turns.get(priority)
+        if turn is None:
+            turn = client.turns[priority] = self._turn(client, priority)
+        turn.count += 1
         self._serials += 1
-        line: Line[T] = Line(book, key, client, priority=priority, again=again, serial=self._serials)
+        line: Line[T] = Line(book, key, turn, again=again, serial=self._serials)
         level = book.level(priority)
         (level.again if again else level.lines)[key] = line
         client.lines[line] = None
         return line
 
+    def _turn(self, client: Client, priority: int) -> Turn:
+        found = self._rounds.get(-priority)
+        if found is None:
+            found = self._rounds[-priority] = Round(priority)
+            insort(self._order, -priority)
+        found.count += 1
+        return Turn(client, found)
+
+    def _forget(self, line: Line[T]) -> None:
+        """Let go of an empty line, and of what is there for it alone."""
+        line.book.drop(line)
+        # What knows it in turn would keep it until the garbage collector comes.
+        line.kinds.clear()
+        line.entry = None
+        turn = line.turn
+        turn.count -= 1
+        if not turn.count:
+            del turn.client.turns[line.priority]
+            turn.round.count -= 1
+            if not turn.round.count:
+                del self._rounds[-line.priority]
+                self._order.remove(-line.priority)
+
     def _client(self, key: Hashable) -> Client:
         client = self.clients.get(key)
         if client is None:
             if len(self.clients) >= self._sweep:
-                for name, idle in list(self.clients.items()):
-                    if not idle.waits and not idle.paused:
-                        self._drop(name, idle)
+                clients = self.clients.items()
+                self._drop({name: idle for name, idle in clients if not idle.waits and not idle.paused})
                 self._sweep = CLIENTS + 2 * len(self.clients)
             self._numbers += 1
             client = self.clients[key] = Client(self._numbers)
         return client
 
-    def _drop(self, key: Hashable, client: Client) -> None:
-        for line in list(client.lines):
-            line.book.drop(line)
-        del self.clients[key]
-        self._queued.pop(client, None)
+    def _drop(self, clients: Mapping[Hashable, Client]) -> None:
+        """Forget clients that have nothing waiting."""
+        for key, client in clients.items():
+            for line in list(client.lines):
+                self._forget(line)
+            del self.clients[key]
+        gone = {client.number for client in clients.values() if client.queued}
+        if gone:
+            self._queued = [entry for entry in self._queued if entry[1] not in gone]
+            heapify(self._queued)
 
-    def _begin(self, line: Line[T]) -> None:
-        """An empty line is about to get a task."""
-        client = line.client
-        # Looked at first, for it is so each time when one client's tasks come one by one: nobody has been given more.
-        alone = len(self._queued) == 1 and client in self._queued and client.given == self._most
-        if not alone and not client.waits:
+    def _begin(self, client: Client) -> None:
+        """An empty line of a client is about to get a task."""
+        if not client.waits:
             self._join(client)
-        if not line.entered:
-            line.book.levels[line.priority].enter(line)
 
     def _join(self, client: Client) -> None:
         """A client has nothing waiting and is about to: what it did not use in the meantime is not owed to it.
 
         It begins with the least that anyone who waits has been given; if nobody waits, the past is forgotten.
         """
-        for other in [other for other in self._queued if not other.waits]:
-            del self._queued[other]
-        others = [other.given for other in self._queued if other is not client and not other.paused]
-        client.given = max(client.given, min(others) if others else self._most)
-        self._queued[client] = None
+        least = self._least_of_others(client)
+        client.given = max(client.given, self._most if least is None else least)
+        if not client.queued:
+            client.queued = True
+            heappush(self._queued, (client.given, client.number, client))
+
+    def _least_of_others(self, client: Client) -> int | None:
+        """Return the least that anyone has been given who waits and reads, but for one client; None if nobody does."""
+        queued = self._queued
+        while queued:
+            given, number, other = queued[0]
+            if other is client or other.paused or not other.waits:
+                heappop(queued)
+                other.queued = False
+            elif given < other.given:
+                heapreplace(queued, (other.given, number, other))
+            else:
+                return given
+        return None
 
     def _end(self, line: Line[T]) -> None:
         """A line has got empty, and is not the usual one of a client, which will be wanted again."""
         book = line.book
-        book.drop(line)
+        self._forget(line)
         if not book.levels and book.needs is not None:
             del self.books[book.needs]
             self.open.pop(book, None)

@@ -5,19 +5,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+from house import frame
 from model import ModelHost, model_cluster, settle
 
 import aioparallel
 from aioparallel.errors import ParallelError, from_plain
 from aioparallel.reference import Outcome
 from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.taskstate import Task
+from aioparallel.terms import Terms
 from aioparallel.wire import TRIED, Frame, Kind, Status, encode
 
 #: An answer: a value, one of our errors, or what user code raised.
 Answer = Any
+
+
+class FakeOwner:
+    """Whom a task is counted for: keeps what it is told."""
+
+    def __init__(self, reach: frozenset[int] | None = None) -> None:
+        self.grant = SimpleNamespace(engines=reach, id="grant")
+        self.session = "session 1"
+        self.held = 0
+        self.said: list[tuple[Any, ...]] = []
+
+    def hold(self, size: int) -> None:
+        self.held += size
+
+    def release(self, size: int) -> None:
+        self.held -= size
+
+    def fault(self, number: int, error: ParallelError, *, engine: int, last: bool, tried: int) -> None:
+        self.said.append((number, type(error).__name__, engine, last, tried))
+
+    def forward(self, frame: Frame, number: int, *, code: int, flags: int, engine: int) -> None:
+        self.said.append((number, Status(code % TRIED).name, engine, bool(flags), code // TRIED))
+
+
+def made_task(owner: Any = None, *, buffers: Sequence[bytes] = (b"call",), label: bytes = b"", **terms: Any) -> Any:
+    """Return a task that is nowhere yet, on terms as clients say them."""
+    home: Any = SimpleNamespace(done=None, take_back=None)
+    task = Task(home, 7, owner or FakeOwner(), frame(Kind.CALL, 3, buffers=buffers), label)
+    if terms:
+        task.agree(Terms.of(terms, len(buffers)))
+    return task
 
 
 def value_in(frame: Frame) -> Answer:

@@ -74,18 +74,24 @@ def test_thirty_kernels_are_killed_and_no_task_is_lost_or_answered_twice(cluster
         worked.add(future.result()[1])
 
     with cluster.task() as tc, cluster.client("monitor") as monitor:
-        futures = [tc.submit(square, i) for i in range(2000)]
-        for i, future in enumerate(futures):
-            future.add_done_callback(functools.partial(took, i))
-        while len(killed) < 30:
-            share = len(futures) * (len(killed) + 1) // 32
-            wait_until(lambda share=share: len(answered) >= share)
+        futures: list[Any] = []
+
+        def submit(n: int) -> None:
+            for i in range(len(futures), len(futures) + n):
+                futures.append(tc.submit(square, i))
+                futures[i].add_done_callback(functools.partial(took, i))
+
+        def worthy() -> list[int]:
             # One that is killed again and again before it has done anything is called broken, and rightly so.
-            alive = [pid for pid in kernels(monitor) if pid in worked and pid not in killed]
-            if alive:
-                killed.append(dice.choice(alive))
-                assert b"aioparallel.kernel" in Path(f"/proc/{killed[-1]}/cmdline").read_bytes()
-                os.kill(killed[-1], signal.SIGKILL)
+            return [pid for pid in kernels(monitor) if pid in worked and pid not in killed]
+
+        while len(killed) < 30:
+            submit(66)
+            wait_until(worthy)
+            killed.append(dice.choice(worthy()))
+            assert b"aioparallel.kernel" in Path(f"/proc/{killed[-1]}/cmdline").read_bytes()
+            os.kill(killed[-1], signal.SIGKILL)
+        submit(20)
         values = [future.result(SOON) for future in futures]
         assert [value for value, _ in values] == [i * i for i in range(2000)]
         assert answered == Counter(range(2000))

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from aioparallel import loops, transports
+from aioparallel import events, loops, transports
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
@@ -298,6 +298,8 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
     kind: str,
 ) -> None:
     monkeypatch.setattr(transports, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
+    # However slow this machine is: what is told when the time is over, the tests of Refusals say.
+    monkeypatch.setattr(events, "QUIET", 120.0)
     floods = {"unix": (300, [ATTACKS["garbage"], ATTACKS["length 4097"], AUTH]), "tls": (60, [AUTH])}
     many, attacks = floods[kind]
 
@@ -318,10 +320,10 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
         return there.events
 
     with caplog.at_level(logging.INFO, "aioparallel"):
-        events: list[Event] = run(main())
-    refused = [event for event in events if isinstance(event, PeerRefused)]
+        told: list[Event] = run(main())
+    refused = [event for event in told if isinstance(event, PeerRefused)]
     assert sum(event.more + 1 for event in refused) == many
-    assert len(refused) < 30
+    assert len(refused) <= 2 * len(attacks)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("aioparallel")]
     assert len(lines) < 50
     assert any(f", and {refused[-1].more} others like it" in line for line in lines)

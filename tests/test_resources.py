@@ -29,6 +29,9 @@ def test_they_come_out_sorted_as_numbers() -> None:
         ({"gpu": math.inf}, "not inf"),
         ({"gpu": math.nan}, "not nan"),
         ({"gpu": None}, "not None"),
+        ({"gpu": 10**400}, r"not one beyond 2\*\*63"),
+        ({"gpu": -(10**5000)}, r"not one beyond 2\*\*63"),
+        ({"gpu": 1e300}, r"not 1e\+300"),
     ],
 )
 def test_what_is_none_is_refused(wrong: Any, message: str) -> None:
@@ -41,7 +44,7 @@ def test_as_people_write_them(text: str, meant: tuple[str, float]) -> None:
     assert parse_resource(text) == meant
 
 
-@pytest.mark.parametrize("text", ["", "=1", "gpu=", "gpu=one", "gpu=-1", "gpu=nan", "gpu=inf", "gpu=1=2"])
+@pytest.mark.parametrize("text", ["", "=1", "gpu=", "gpu=one", "gpu=-1", "gpu=nan", "gpu=inf", "gpu=1e300", "gpu=1=2"])
 def test_as_nobody_writes_them(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_resource(text)

@@ -86,9 +86,11 @@ def test_what_an_engine_has_is_told_when_it_joins(play: Play) -> None:
         assert house.join(resources={"mem": 16, "gpu": 0.5}).resources == {"gpu": 0.5, "mem": 16.0}
         assert house.join().status()["resources"] == {}
         all_wrong: list[Any] = [[], "gpu", {"gpu": "1"}, {"gpu": -1}, {"gpu": float("nan")}, {"gpu": True}, {"": 1}]
-        for wrong in all_wrong:
+        for wrong in [*all_wrong, {"gpu": 10**400}]:
             with pytest.raises(ProtocolError, match="wrong type"):
                 house.join(resources=wrong)
+        with pytest.raises(ProtocolError, match="wrong type"):
+            house.join(pid=float("inf"))
         assert house.join().id == 2
 
     play(story)

@@ -71,6 +71,18 @@ class AnySequence(RuleBasedStateMachine):
             self.has[engine][name] - held[name] >= amount - 1e-9 for name, amount in needs.resources
         )
 
+    def is_kept(self, engine: int, needs: Needs | None, priority: int) -> bool:
+        """Whether an engine may be kept for somebody who needs more of what it has."""
+        wanted = set(dict(needs.resources)) if needs is not None else set()
+        return any(
+            theirs is not None
+            and least >= priority
+            and wanted & set(dict(theirs.resources))
+            and engine in self.candidates(theirs)
+            and not self.spare(theirs, engine)
+            for *_, least, theirs in self.waiting.values()
+        )
+
     def load(self, engine: int) -> float:
         return self.tasks._engines[engine].load / 1e9
 
@@ -178,12 +190,14 @@ class AnySequence(RuleBasedStateMachine):
             idle = [engine for engine in able if not self.at[engine]]
             assert not idle or engine in idle, "behind another while an engine is free"
             for other, _, higher, theirs in self.waiting.values():
-                assert higher <= priority or other in self.silent or not self.could_go(theirs), "before a higher one"
+                free = [engine for engine in self.could_go(theirs) if not self.is_kept(engine, theirs, higher)]
+                assert higher <= priority or other in self.silent or not free, "before a higher one"
             self.at[engine][task] = client, label, priority, needs
             loads[engine] += self.tasks.expected(label) or UNKNOWN
         del self.load
-        for client, _, _, needs in self.waiting.values():
-            assert client in self.silent or not self.could_go(needs), "it waits while an engine could take it"
+        for client, _, priority, needs in self.waiting.values():
+            free = [engine for engine in self.could_go(needs) if not self.is_kept(engine, needs, priority)]
+            assert client in self.silent or not free, "it waits while an engine could take it"
 
     @rule(later=st.sampled_from([0.0, AHEAD / 2, AHEAD]))
     def recall(self, later: float) -> None:
@@ -226,8 +240,11 @@ class AnySequence(RuleBasedStateMachine):
             expected = {name: round((amount - held[name]) * 1e6) for name, amount in self.has[number].items()}
             assert engine.free == expected
             assert engine.asked <= set(engine.tasks)
-        closed = {book for books in self.tasks._closed.values() for book in books}
-        assert closed == {book for book in self.tasks._waiting.books.values() if book.closed}
+        closed = self.tasks._closed
+        assert set(closed.books()) == {book for book in self.tasks._waiting.books.values() if book.closed}
+        claims = {book: engine for engine in self.tasks._engines.values() for book in engine.claims}
+        assert claims == closed._claims
+        assert set(claims) <= set(closed.books())
 
 
 TestAnySequence = AnySequence.TestCase

@@ -26,6 +26,19 @@ def test_nothing_grows() -> None:
     assert seen["grown"] == {}
 
 
+def test_mixed_work_with_kills_is_done_and_leaves_nothing() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONASYNCIODEBUG"}
+    # What so short a run is worth is what it does, and that no table of tasks or descriptors is left.
+    command = [sys.executable, str(SOAK), "--minutes", "0.02", "--rounds", "2", "--slack", "20000", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "kernels killed" in done.stderr
+    seen = json.loads(done.stdout)
+    assert list(seen["looks"]) == ["client", "controller", "host"]
+    assert [look["asyncio tasks"] for look in seen["looks"]["controller"]] == [1, 1, 1]
+    assert seen["grown"] == {}
+
+
 @pytest.fixture(scope="module")
 def program() -> dict[str, Any]:
     return runpy.run_path(str(SOAK), run_name="soak")
@@ -44,6 +57,7 @@ def look(kilobytes: int, fds: int = 7, threads: int = 1) -> dict[str, int]:
         ([look(9000), look(1000)], ""),
         ([look(1000), look(1000, fds=9)], "2 fds"),
         ([look(1000), look(1000, threads=2)], "1 threads"),
+        ([look(1000) | {"asyncio tasks": 1}, look(1000) | {"asyncio tasks": 4}], "3 asyncio tasks"),
     ],
 )
 def test_what_counts_as_grown(program: dict[str, Any], looks: list[dict[str, int]], said: str) -> None:

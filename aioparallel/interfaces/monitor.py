@@ -30,12 +30,12 @@ class MonitorClient(Client):
         """Return everything a person would ask about the cluster.
 
         Returns:
-            A handle of a dict: "cluster", "controller", "pid", "epoch", "seconds" (running), "addresses",
-            "interfaces", "clients" (how many of each), and "engines": for each "id", "state", "doing" (the label of
-            what runs), "seconds" (for how long), "queued", "under_way", "host", "pid", "python", "resources" (what it
-            has, by name), "deaths", "trouble" (what is not as it should be, in words, or None); and "reports": by the
-            name of an interface what it tells. That of "task" has "counts", "held" (results), and tasks that are
-            "running", "waiting", and have "failed".
+            A handle of a dict: "cluster", "controller", "pid", "epoch", "seconds" (running), "asyncio_tasks" (how many
+            its event loop has; it stays as it is, whatever the work), "addresses", "interfaces", "clients" (how many of
+            each), and "engines": for each "id", "state", "doing" (the label of what runs), "seconds" (for how long),
+            "queued", "under_way", "host", "pid", "python", "resources" (what it has, by name), "deaths", "trouble"
+            (what is not as it should be, in words, or None); and "reports": by the name of an interface what it tells.
+            That of "task" has "counts", "held" (results), and tasks that are "running", "waiting", and have "failed".
         """
         return self._operate("status")
 

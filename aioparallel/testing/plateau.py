@@ -27,9 +27,7 @@ KEPT = frozenset(
     }
 )
 #: Numbers that count work: nothing when there is none.
-COUNTS = frozenset({"ClientProxy._held", "Connection._lent_size", "FifoQueue._live", "Outbox.size", "_Engine.load"})
-#: Of these a sum may be left that is nothing but rounding.
-ROUNDING = 1e-9
+COUNTS = frozenset({"ClientProxy._held", "Connection._lent_size", "Engine.load", "FifoQueue._live", "Outbox.size"})
 
 
 class Plateau:
@@ -55,7 +53,7 @@ class Plateau:
         """Return what was not there at the beginning, in words, sorted."""
         left = []
         for name, table, owner in _tables(roots):
-            if name in COUNTS and abs(table) > ROUNDING:
+            if name in COUNTS and table:
                 left.append(f"{name} is {table} of {owner!r}")
             elif name not in COUNTS and name not in KEPT and len(table) and not self._before[name]:
                 left.append(f"{name} of {owner!r} has {len(table)}: {_some(table)}")

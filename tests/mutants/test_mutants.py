@@ -19,7 +19,7 @@ from sim.scenario import OPTIONS, mixed
 from aioparallel import dispatch, verdicts
 from aioparallel.dispatch import Dispatcher
 from aioparallel.engines import Engine
-from aioparallel.errors import EngineDied
+from aioparallel.errors import EngineDied, EngineLost
 from aioparallel.graph import Graph, Ready
 from aioparallel.interface import ClientProxy
 from aioparallel.ladder import Ladder
@@ -56,16 +56,16 @@ def a_task_whose_engine_died_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant
-def a_task_whose_engine_died_waits_twice(patch: pytest.MonkeyPatch) -> None:
-    judge_it = Dispatcher._judge
+def a_task_whose_engine_is_lost_waits_twice(patch: pytest.MonkeyPatch) -> None:
+    lose = Engine.lost
 
-    def wait_and_run(self: Dispatcher, task: Any, engine: Any, result: Any) -> None:
-        judge_it(self, task, engine, result)
-        if not task.over and task.course is not None and task.course.deaths and self._host.engines:
-            task.engine = next(iter(self._host.engines.values()))
-            task.engine.put(task)
+    def lost(self: Engine, reason: str) -> None:
+        under_way = list(self._under_way.values())
+        lose(self, reason)
+        for command in under_way:
+            command.done(command, EngineLost(reason, engine_id=self.id, running=False))
 
-    patch.setattr(Dispatcher, "_judge", wait_and_run)
+    patch.setattr(Engine, "lost", lost)
 
 
 @mutant
@@ -232,11 +232,39 @@ def an_engine_that_left_keeps_its_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Scheduler, "engine_left", keep)
 
 
+@mutant
+def what_is_returned_is_lost_if_it_was_withdrawn(patch: pytest.MonkeyPatch) -> None:
+    take_back = Engine._take_back
+
+    def drop(self: Engine, command: Any, frame: Frame, withdrawn: bool) -> None:
+        if not withdrawn:
+            take_back(self, command, frame, withdrawn)
+
+    patch.setattr(Engine, "_take_back", drop)
+
+
+@mutant
+def a_timeout_interrupts_whatever_runs(patch: pytest.MonkeyPatch) -> None:
+    limit = Seat.limit
+
+    def from_now_on(self: Seat, number: int, seconds: float) -> None:
+        limit(self, number, seconds)
+        self._loop.call_later(seconds, over, self, number)
+
+    def over(seat: Seat, number: int) -> None:
+        # The one that is meant has its ladder.
+        running = seat._kernel.running if seat._kernel is not None else None
+        if seat._kernel is not None and number in seat._unanswered and running not in (None, number):
+            seat._kernel.interrupt(running)
+
+    patch.setattr(Seat, "limit", from_now_on)
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_it_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
     with pytest.raises((Exception, BaseExceptionGroup)) as caught:
-        explore(mixed, range(SEEDS), limit=600.0, **OPTIONS)
+        explore(mixed, range(SEEDS), limit=100.0, **OPTIONS)
     assert "simulate(scenario, seed=" in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
 
 

@@ -13,6 +13,7 @@ from aioparallel.errors import (
     DependencyError,
     EngineDied,
     EngineLost,
+    InvalidEngineID,
     ParallelError,
     TaskAborted,
     TaskPoisoned,
@@ -22,7 +23,7 @@ from aioparallel.testing import Simulation, work
 from sim.jobs import Oops, begun, child, choosy, failing, fatal, forget, has_kind, later, plain, value_of
 
 #: How a task may end that nothing is wrong with: in such a storm so many of its kernels may die, one after the other.
-BAD_LUCK = TaskPoisoned
+BAD_LUCK = TaskPoisoned, InvalidEngineID
 #: How work may end that is taken back.
 LADDER = "interrupt", "terminate", "kill"
 STEPS = {"waiting", "finished", *LADDER}
@@ -205,6 +206,36 @@ class Tasks:
         if ordered:
             check(values == [(token, n) for n in numbers][: len(values)], token, values)
 
+    async def on_its_way(self, token: str) -> None:
+        """Take back what is on its way to a kernel that dies just then."""
+        if not self.sim.engines:
+            return
+        engine = self.random.choice(self.sim.engines)
+        self.sim.kill_kernel(engine)
+        handles = [self.tc.options(engines=[engine]).submit(plain, f"{token}.{n}", 0.1) for n in range(2)]
+        await asyncio.sleep(0.006 * self.random.random())
+        for handle in handles:
+            if handle.cancel():
+                receipt = await handle.wait_receipt()
+                check(receipt.step in STEPS, token, receipt)
+
+    async def behind(self, token: str) -> None:
+        """One with a timeout behind one that takes longer than was expected: there its time has not begun."""
+        if not self.sim.engines:
+            return
+        terms = {"engines": [self.random.choice(self.sim.engines)], "label": token}
+        options = self.tc.options(**terms)
+        handles = [options.submit(plain, f"{token}.0", 0.0)]
+        await asyncio.wait(handles, timeout=30.0)
+        handles.append(options.submit(plain, f"{token}.1", 1.0))
+        handles.append(self.tc.options(timeout=0.5, **terms).submit(plain, f"{token}.2", 0.1))
+        await asyncio.wait(handles, timeout=60.0)
+        for number, handle in enumerate(handles):
+            # That engine may be gone, or another's long work be before it.
+            if not handle.cancel():
+                found = await outcome(handle)
+                check(found == value_of(f"{token}.{number}") or isinstance(found, BAD_LUCK), token, found)
+
     async def asked_about(self, token: str) -> None:
         """Look at what is going on."""
         status = await self.tc.queue_status()
@@ -230,6 +261,8 @@ KINDS: dict[Callable[[Tasks, str], Coroutine[Any, Any, None]], int] = {
     Tasks.after: 8,
     Tasks.unattended: 4,
     Tasks.mapped: 3,
+    Tasks.on_its_way: 4,
+    Tasks.behind: 3,
     Tasks.asked_about: 3,
 }
 
@@ -247,13 +280,15 @@ async def commands(sim: Simulation) -> None:
             ]
             if r.random() < 0.2:
                 calls[1].cancel()
-            for call in calls:
-                try:
-                    await call
-                except asyncio.CancelledError:
-                    assert call.cancelled()
-                except (ParallelError, ExceptionGroup):
-                    pass  # engines come and go
+            # That a call was cancelled is not to be taken for the end of this.
+            found = await asyncio.gather(*map(outcome, calls), return_exceptions=True)
+            # Engines come and go.
+            fine = ParallelError, ExceptionGroup, asyncio.CancelledError
+            check(
+                not [each for each in found if isinstance(each, BaseException) and not isinstance(each, fine)],
+                "m",
+                found,
+            )
 
 
 async def deserter(sim: Simulation) -> None:
