@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=4, help="how many engines")
     parser.add_argument("directory", nargs="?", default=os.path.dirname(os.__file__), type=Path)
     options = parser.parse_args()
-    paths = sorted(map(str, Path(options.directory).rglob("*.py")))
+    # What is installed besides is another library.
+    found = (path for path in options.directory.rglob("*.py") if "site-packages" not in path.parts)
+    paths = sorted(map(str, found))
 
     with client.Cluster(n=options.n, path=[Path(__file__).parent, *sys.path]) as cluster:
         began = time.perf_counter()
