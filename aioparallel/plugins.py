@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aioparallel.errors import PluginError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["INTERFACES", "LAUNCHERS", "SCHEDULERS", "TRANSPORTS", "load", "names"]
 
@@ -18,6 +20,9 @@ SCHEDULERS = "aioparallel.schedulers"
 
 @cache
 def _group(group: str) -> dict[str, EntryPoint]:
+    # When something is first looked for: it takes a fifth of the time in which a client's modules are imported.
+    from importlib.metadata import entry_points
+
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
@@ -39,6 +44,8 @@ def load(group: str, name: str, base: type | None = None) -> Any:
     """
     entry = _group(group).get(name)
     if entry is None and ":" in name:
+        from importlib.metadata import EntryPoint
+
         entry = EntryPoint(name, name, group)
     kind = group.rpartition(".")[2].removesuffix("s")
     if entry is None:
