@@ -467,8 +467,8 @@ def from_plain(plain: dict[str, Any]) -> ParallelError:
     kind = globals().get(str(plain.get("error")))
     text = str(plain.get("text", ""))
     if kind is RemoteError and isinstance(plain.get("remote"), list) and len(plain["remote"]) == 4:
-        *texts, engine_id = plain["remote"]
-        return RemoteError(*map(str, texts), engine_id if isinstance(engine_id, int) else None)
+        name, said, traceback, engine_id = plain["remote"]
+        return RemoteError(str(name), str(said), str(traceback), engine_id if isinstance(engine_id, int) else None)
     if not (isinstance(kind, type) and issubclass(kind, ParallelError)) or kind is RemoteError:
         return OperationError(f"{plain.get('error')}: {text}")
     carried = {}

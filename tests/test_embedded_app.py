@@ -20,3 +20,10 @@ def test_embedded_app() -> None:
     command = [sys.executable, "-B", "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", str(APP / "tests")]
     done = subprocess.run(command, cwd=APP, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_page_shows_how_it_begins_and_ends() -> None:
+    source = (APP / "src" / "embedded_app.py").read_text(encoding="utf-8")
+    hooks = source[source.index("async def computing(") : source.index("async def page(")].rstrip()
+    page = (APP.parent.parent / "docs" / "howto" / "embed-a-controller.md").read_text(encoding="utf-8")
+    assert f"```py\n{hooks}\n```\n" in page
