@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aioparallel.conditions import depend as depend
     from aioparallel.conditions import require as require
     from aioparallel.controller import Controller as Controller
+    from aioparallel.engine import EngineHost as EngineHost
     from aioparallel.errors import *  # noqa: F403
     from aioparallel.face import Client as Client
     from aioparallel.interface import ClientProxy as ClientProxy
@@ -56,6 +57,7 @@ _HOMES = {
     "Cluster": "cluster",
     "Controller": "controller",
     "EngineCall": "proxies",
+    "EngineHost": "engine",
     "EngineProxy": "interface",
     "Host": "interface",
     "Interface": "interface",

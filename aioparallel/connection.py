@@ -166,7 +166,7 @@ class Connection(asyncio.BufferedProtocol):
                 just closed would cost what it said last.
         """
         self._hurry = hurry
-        if self.limits.share and (offer := self._handover.offer(token)) is not None:
+        if self.limits.share and not self._lost and (offer := self._handover.offer(token)) is not None:
             self.send(encode(Kind.MEMORY, header=json.dumps(offer).encode()))
 
     def goodbye(self, error: ParallelError) -> None:
@@ -433,6 +433,7 @@ class Connection(asyncio.BufferedProtocol):
             self._decoder.clear()
         self._lent.clear()
         self._lent_size = 0
+        self._handover.end()
         self.on_lost(self._error or exc)
 
     # Ending

@@ -17,8 +17,16 @@ from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant, capability_path
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine
-from aioparallel.errors import ConfigurationError, ConnectionLost, HandshakeError, PluginError, ProtocolError
+from aioparallel.errors import (
+    AddressError,
+    ConfigurationError,
+    ConnectionLost,
+    HandshakeError,
+    PluginError,
+    ProtocolError,
+)
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
+from aioparallel.finishing import finished
 from aioparallel.handshake import ServerHandshake
 from aioparallel.hosting import Hosting
 from aioparallel.interface import ClientProxy, Interface, admitted
@@ -104,7 +112,7 @@ class Controller:
         self._telling: asyncio.TimerHandle | None = None
         self._telling_at = 0.0
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._closing = False
+        self._closing: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Controller of {self._cluster!r}: {len(self.engines)} engines, {len(self._clients)} clients>"
@@ -170,14 +178,18 @@ class Controller:
         name = made.name
         if name in self._hostings or name in self._coming or name == ENGINE:
             raise PluginError(f"an interface named {name!r} is here already")
+        too_late = PluginError(f"interface {name!r} comes too late: the controller has ended")
         if self._closing:
-            raise PluginError(f"interface {name!r} comes too late: the controller has ended")
+            raise too_late
         self._coming.add(name)
         try:
             hosting = Hosting(self, made, name)
             await hosting.start()
         finally:
             self._coming.discard(name)
+        if self._closing:
+            await hosting.stop()
+            raise too_late
         self._hostings[name] = hosting
         for engine in self.engines.values():
             hosting.tell_of("engine_joined", engine)
@@ -228,7 +240,7 @@ class Controller:
         """Listen on `address` too; return it with the real port.
 
         Raises:
-            AddressError: No transport knows the address, or it can't be bound.
+            AddressError: No transport knows the address, it can't be bound, or the controller has ended.
             ConfigurationError: TLS was asked for and no certificate can be made.
             PluginError: The transport says that it listens where it does not.
         """
@@ -241,6 +253,9 @@ class Controller:
             gate=self._gate,
             identity=identity,
         )
+        if self._closing:
+            await listener.aclose()
+            raise AddressError(f"{address}: the controller has ended")
         self._listeners.append(listener)
         logger.info("listening on %s", listener.address)
         return listener.address
@@ -272,10 +287,17 @@ class Controller:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Say goodbye to everybody, stop the interfaces, close. Safe to call twice."""
-        if self._closing:
-            return
-        self._closing = True
+        """Say goodbye to everybody, stop the interfaces, close.
+
+        Safe to call twice: each waits for the end, also one that is cancelled meanwhile.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(), name=f"end of {self!r}")
+        # An interface's own code is waited for in there.
+        if not Hosting.runs_in(self):
+            await finished(self._closing)
+
+    async def _close(self) -> None:
         self._end()
         for listener in self._listeners:
             await listener.aclose()

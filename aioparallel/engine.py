@@ -29,6 +29,7 @@ from aioparallel.errors import (
     from_plain,
     to_plain,
 )
+from aioparallel.finishing import finished
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
 from aioparallel.resources import checked_resources
 from aioparallel.seat import Answer, Seat
@@ -195,10 +196,10 @@ class EngineHost:
         await asyncio.shield(self._closed)
 
     async def aclose(self) -> None:
-        """End the kernels and the connection. Safe to call twice; a cancelled call goes on by itself."""
+        """End the kernels and the connection. Safe to call twice: each waits for that, also one that is cancelled."""
         self._end(None)
         assert self._ending is not None
-        await asyncio.shield(self._ending)
+        await finished(self._ending)
 
     # The controller's side
 

@@ -458,6 +458,8 @@ def to_plain(error: BaseException) -> dict[str, Any]:
         plain[name] = getattr(error, name)
     if isinstance(error, TaskPoisoned):
         plain["deaths"] = [astuple(death) for death in error.deaths]
+    if isinstance(error, RemoteError):
+        plain["remote"] = [error.type_name, error.text, error.traceback_text, error.engine_id]
     return plain
 
 
@@ -465,6 +467,9 @@ def from_plain(plain: dict[str, Any]) -> ParallelError:
     """Rebuild what `to_plain` described; a name that isn't ours becomes an `OperationError`."""
     kind = globals().get(str(plain.get("error")))
     text = str(plain.get("text", ""))
+    if kind is RemoteError and isinstance(plain.get("remote"), list) and len(plain["remote"]) == 4:
+        name, said, traceback, engine_id = plain["remote"]
+        return RemoteError(str(name), str(said), str(traceback), engine_id if isinstance(engine_id, int) else None)
     if not (isinstance(kind, type) and issubclass(kind, ParallelError)) or kind is RemoteError:
         return OperationError(f"{plain.get('error')}: {text}")
     carried = {}

@@ -57,6 +57,12 @@ class Hosting:
     def __repr__(self) -> str:
         return f"<Hosting of {self.interface!r}, {len(self._tasks)} tasks>"
 
+    @staticmethod
+    def runs_in(controller: Any) -> bool:
+        """Whether the code that asks is that of one of a controller's interfaces."""
+        hosting = _owner.get()
+        return hosting is not None and hosting._controller is controller
+
     # What an interface sees (Host)
 
     @property

@@ -338,6 +338,10 @@ class Handover:
         self._offered = offered
         return {"pid": os.getpid(), "number": offered.number, "inode": offered.inode, "token": token.hex()}
 
+    def end(self) -> None:
+        """Let go of the file that was offered: nobody will look at it any more."""
+        self._offered = None
+
     def receive(self, said: Any) -> list[dict[str, Any]]:
         """Take what the far end says; return what to answer."""
         if not isinstance(said, dict):

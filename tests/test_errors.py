@@ -48,8 +48,27 @@ def test_a_death_keeps_its_circumstances():
     assert (back.engine_id, back.reason, back.output, back.running) == (3, "killed by SIGKILL", "last", True)
 
 
+@pytest.mark.parametrize("engine", [3, None])
+def test_what_was_raised_on_an_engine_travels_on_with_its_traceback(engine: int | None) -> None:
+    back: Any = from_plain(json.loads(json.dumps(to_plain(RemoteError("ValueError", "bad", "Traceback …", engine)))))
+    assert type(back) is RemoteError
+    assert (back.type_name, back.text, back.traceback_text, back.engine_id) == (
+        "ValueError",
+        "bad",
+        "Traceback …",
+        engine,
+    )
+
+
 @pytest.mark.parametrize(
-    "plain", [{}, {"error": "KeyboardInterrupt"}, {"error": "RemoteError"}, {"error": 3, "text": 4}]
+    "plain",
+    [
+        {},
+        {"error": "KeyboardInterrupt"},
+        {"error": "RemoteError"},
+        {"error": "RemoteError", "remote": [1]},
+        {"error": 3, "text": 4},
+    ],
 )
 def test_a_name_that_is_not_ours_is_an_operation_error(plain: dict[str, Any]):
     assert type(from_plain(plain)) is OperationError

@@ -284,6 +284,18 @@ def test_a_client_loads_neither_controller_nor_engines(source: str) -> None:
     assert not names & {"cryptography", "trustme"}
 
 
+#: What takes long to load, and a client does without until it is needed. (asyncio itself loads ssl and subprocess.)
+HEAVY = _names("""
+    cloudpickle cryptography ctypes decimal email http importlib.metadata multiprocessing numpy pickle sqlite3 tqdm
+    trustme unittest uvloop xml zipfile
+""")
+
+
+@pytest.mark.parametrize("names", ["TaskClient", "MultiEngineClient", "Cluster", "client"])
+def test_a_client_loads_nothing_heavy(names: str) -> None:
+    assert not loaded(f"from aioparallel import {names}") & HEAVY
+
+
 def test_the_package_itself_loads_nothing() -> None:
     names = loaded("import aioparallel")
     assert not names & {"asyncio", "ssl"}

@@ -53,7 +53,7 @@ def register(monkeypatch: pytest.MonkeyPatch) -> Iterator[Register]:
 
     def put(**values: str) -> None:
         found = [EntryPoint(name.rstrip("_"), value, GROUP) for name, value in values.items()]
-        monkeypatch.setattr(plugins, "entry_points", lambda group: found if group == GROUP else [])
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: found if group == GROUP else [])
         plugins._group.cache_clear()
 
     yield put
