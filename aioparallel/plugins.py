@@ -33,7 +33,7 @@ SCHEDULERS = "aioparallel.schedulers"
 
 @cache
 def _group(group: str) -> dict[str, list[EntryPoint]]:
-    # Imported when something is first looked for: it takes a fifth of the time in which a client's modules are imported.
+    # Imported when it is first needed: that takes a fifth of the time in which a client's modules are imported.
     from importlib.metadata import entry_points
 
     found: dict[str, list[EntryPoint]] = {}
