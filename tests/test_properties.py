@@ -120,11 +120,11 @@ def test_they_are_bounded_an_engine_and_all_or_none_are_set() -> None:
 
 def test_a_client_without_manners_is_refused() -> None:
     async def story(mec: Any, host: ModelHost) -> None:
-        with pytest.raises(OperationError, match="properties are an object, not 3"):
+        with pytest.raises(OperationError, match=r"argument properties is the int 3; expected dict\[str, Any\]"):
             await mec._operate("set_properties", targets="all", properties=3)
         for names in (3, [3], {"a": 1}):
             for operation in ("get_properties", "has_properties", "del_properties"):
-                with pytest.raises(OperationError, match="names of properties are a list of strings"):
+                with pytest.raises(OperationError, match=r"argument names is the .*; expected str \| list\[str\]"):
                     await mec._operate(operation, targets="all", names=names)
         assert await mec.get_ids() == [0, 1]
 

@@ -204,7 +204,7 @@ class MultiEngineInterface(Interface):
     @remote
     def watch_output(self, client: ClientProxy, call: int) -> None:
         """Tell the client what its call `call` writes, as long as it is under way."""
-        submission = client.calls.get(call) if type(call) is int else None
+        submission = client.calls.get(call)
         if isinstance(submission, _Submission):
             submission.watch()
 
@@ -240,8 +240,6 @@ class MultiEngineInterface(Interface):
     @remote
     def set_properties(self, client: ClientProxy, targets: Any, properties: dict[str, Any]) -> None:
         """Note something about the targets."""
-        if not isinstance(properties, dict):
-            raise OperationError(f"properties are an object, not {properties!r}")
         changed = [(engine, engine.properties | properties) for engine in self._engines(client, targets)]
         for engine, wanted in changed:
             size = len(json.dumps(wanted))
@@ -253,27 +251,27 @@ class MultiEngineInterface(Interface):
             engine.properties = wanted
 
     @remote
-    def get_properties(self, client: ClientProxy, targets: Any, names: Any) -> list[Any]:
+    def get_properties(self, client: ClientProxy, targets: Any, names: str | list[str] | None) -> list[Any]:
         """Return for each target the value of one name, a dict of several, or (None) of all."""
         engines = self._engines(client, targets)
         if names is None:
             return [engine.properties for engine in engines]
         if isinstance(names, str):
             return [_property(engine, names) for engine in engines]
-        return [{name: _property(engine, name) for name in _strings(names)} for engine in engines]
+        return [{name: _property(engine, name) for name in names} for engine in engines]
 
     @remote
-    def has_properties(self, client: ClientProxy, targets: Any, names: Any) -> list[Any]:
+    def has_properties(self, client: ClientProxy, targets: Any, names: str | list[str]) -> list[Any]:
         """Return for each target whether it has one name, or a list of that for several."""
         engines = self._engines(client, targets)
         if isinstance(names, str):
             return [names in engine.properties for engine in engines]
-        return [[name in engine.properties for name in _strings(names)] for engine in engines]
+        return [[name in engine.properties for name in names] for engine in engines]
 
     @remote
-    def del_properties(self, client: ClientProxy, targets: Any, names: Any) -> None:
+    def del_properties(self, client: ClientProxy, targets: Any, names: str | list[str]) -> None:
         """Forget some of what is noted about the targets."""
-        engines, names = self._engines(client, targets), [names] if isinstance(names, str) else _strings(names)
+        engines, names = self._engines(client, targets), [names] if isinstance(names, str) else names
         for engine in engines:
             for name in names:
                 _property(engine, name)
@@ -324,17 +322,6 @@ def _property(engine: Engine, name: str) -> Any:
         known = ", ".join(sorted(engine.properties)) or "none"
         raise InvalidProperty(f"engine {engine.id} has no property {name!r}; it has {known}"[:1000])
     return engine.properties[name]
-
-
-def _strings(names: Any) -> list[str]:
-    """Return names as they came, once it is certain that they are some.
-
-    Raises:
-        OperationError: They are not a list of strings.
-    """
-    if not isinstance(names, list) or not all(type(name) is str for name in names):
-        raise OperationError(f"names of properties are a list of strings, not {names!r}"[:1000])
-    return names
 
 
 def _label(call: dict[str, Any]) -> bytes:

@@ -147,7 +147,7 @@ class TaskInterface(Interface):
         if tasks is None:
             mine = [t for t in self._tasks.unattended.values() if t.owner.grant.id == client.grant.id]
         else:
-            mine = [task for number in _numbers(tasks) if (task := self._overview.find(client, number)) is not None]
+            mine = [task for number in tasks if (task := self._overview.find(client, number)) is not None]
         for task in mine:
             if not task.over:
                 await self._end_of(task)
@@ -202,7 +202,7 @@ class TaskInterface(Interface):
     def clear(self, client: ClientProxy, tasks: list[int] | None = None) -> int:
         """Forget tasks that are over, and their results; return how many."""
         if tasks is not None:
-            for number in _numbers(tasks):
+            for number in tasks:
                 self._overview.find(client, number)
         return self._tasks.ledger.clear(tasks)
 
@@ -232,7 +232,7 @@ class TaskInterface(Interface):
     @remote
     def watch_output(self, client: ClientProxy, call: int) -> None:
         """Tell the client what its task `call` writes, as long as it is under way, wherever that is."""
-        task = client.calls.get(call) if type(call) is int else None
+        task = client.calls.get(call)
         if isinstance(task, Task):
             task.watched = True
             if task.engine is not None:
@@ -297,17 +297,6 @@ def _terms(frame: Frame) -> Terms:
 def _condition(relation: Relation, found: dict[Parent, Task | int], *, follow: bool) -> Condition[Task | int]:
     parents = tuple(found[parent] for parent in relation.of)
     return Condition(parents, relation.all, relation.success, relation.failure, follow)
-
-
-def _numbers(tasks: Any) -> list[int]:
-    """Return ids of tasks as they came, once it is certain that they are some.
-
-    Raises:
-        OperationError: They are not a list of integers.
-    """
-    if not isinstance(tasks, list) or not all(type(number) is int for number in tasks):
-        raise OperationError(f"tasks are a list of ids, not {tasks!r}"[:1000])
-    return tasks
 
 
 TaskInterface.client = TaskClient
