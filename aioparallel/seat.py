@@ -332,6 +332,8 @@ class Seat:
             self._watched.end(number)
             engine = NO_ENGINE if self.engine is None else self.engine
             self._host.send(encode(Kind.RESULT, number, code=Status.CANCELLED, engine=engine))
+            # It may be `running` from now on, for as long as it takes the kernel to see that it is not to begin it.
+            return False
         return kernel.running == number
 
     def watch(self, number: int) -> None:
@@ -352,8 +354,8 @@ class Seat:
         if self._kernel is None or not self._unanswered:
             return False
         running = self._kernel.running
-        if running not in self._unanswered:
-            # It has not come to the oldest yet, or its answer is on the way.
+        if running not in self._unanswered or running in self._withdrawn:
+            # It has not come to the oldest yet, or its answer is on the way, or it sees that it is not to begin it.
             running = next((number for number in self._unanswered if number not in self._withdrawn), None)
         if running is None:
             return False

@@ -33,12 +33,13 @@ class ModelKernel(Kernel):
         self.asked: list[tuple[str, int]] = []
         self.runs: int | None = None
         self.ran: int | None = None
+        self.looks: Callable[[], int] | None = None
         self.written = [b"", b""]
         self.killed = False
 
     pid = property(lambda self: 100 + self.number)  # type: ignore[assignment]
-    running = property(lambda self: self.runs)  # type: ignore[assignment]
-    latest = property(lambda self: self.runs or self.ran)  # type: ignore[assignment]
+    running = property(lambda self: self.looks() if self.looks else self.runs)  # type: ignore[assignment]
+    latest = property(lambda self: self.running or self.ran)  # type: ignore[assignment]
 
     def start(self) -> None:
         if self.number == 99:
@@ -347,6 +348,27 @@ def test_what_will_not_begin_is_answered_for_at_once() -> None:
         assert host.take() == ["kernel_died"]
         assert not host.seat._unanswered
         assert not host.seat._withdrawn
+
+    _played(story)
+
+
+def test_what_the_kernel_comes_to_while_it_is_withdrawn_is_answered_for_once() -> None:
+    def story(host: ModelHost) -> None:
+        kernel = host.working()
+        for number in (1, 2):
+            host.command(number)
+        looked = iter([1, 2, 2, 2])
+        # Between two looks of ours it has come to 2, says so, and waits to read that it is not to begin it.
+        kernel.looks = lambda: next(looked)
+        host.take()
+        host.seat.end(2)
+        assert host.take() == [(2, "CANCELLED", None, None)]
+        assert not host.seat._ladder.is_ending
+        assert host.seat.interrupt()
+        assert kernel.asked == [("withdraw", 2), ("interrupt", 1)]
+        kernel.looks = None
+        kernel.on_exit(-9, "")
+        assert [line for line in host.take() if line[0] == 2] == []
 
     _played(story)
 
