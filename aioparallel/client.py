@@ -15,7 +15,6 @@ from aioparallel.arrivals import Arrivals, BlockingStream
 from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
 from aioparallel.channel import Channel, Finish, plain_value
-from aioparallel.cluster import Cluster as AsyncCluster
 from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import __all__ as _errors
@@ -321,6 +320,9 @@ class Cluster:
     """
 
     def __init__(self, n: int | None = None, **options: Any) -> None:
+        # Imported when a cluster is wanted: it takes a third of the time in which this module is imported.
+        from aioparallel.cluster import Cluster as AsyncCluster
+
         self._portal = portal()
         self._cluster = AsyncCluster(n, **options)
         self._clients: list[Client] = []

@@ -116,6 +116,8 @@ async def _serve(options: argparse.Namespace) -> int:
         )
         controller = Controller(kept, cluster=options.cluster, queue=options.queue)
         await stack.enter_async_context(controller)
+        # Before the controller is closed: why it ends is told, not who was in a hurry then.
+        stack.callback(ending.has_begun)
         await _host(controller, options.interface or [], options.scheduler)
         if options.listen:
             for address in options.listen:

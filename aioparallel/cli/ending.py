@@ -65,6 +65,10 @@ class Ending:
             self._loop.remove_signal_handler(number)
         self._unwatch()
 
+    def has_begun(self) -> None:
+        """The program ends by itself, for whatever reason: what it does for that is not cancelled any more."""
+        self._task = None
+
     def _watch_parent(self) -> None:
         # Processes that the parent forked may hold the other end of our standard input open after its death.
         with contextlib.suppress(AttributeError, OSError):
