@@ -18,7 +18,7 @@ from aioparallel.channel import Channel, Finish, plain_value
 from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import __all__ as _errors
-from aioparallel.generated import make_client
+from aioparallel.generated import class_of, make_client
 from aioparallel.joint import call_each
 from aioparallel.mapping import Mapping
 from aioparallel.operations import check_interface_name
@@ -423,18 +423,19 @@ class MonitorClient(Client):
 _WRITTEN: dict[str, Any] = {kind.interface: kind for kind in (MonitorClient, MultiEngineClient, TaskClient)}
 
 
-def client_of(interface: type) -> Any:
+def client_of(interface: str | type) -> Any:
     """Return the blocking client class of an interface: the one that was written for it, or one made from annotations.
 
     Each operation is a method with the same parameters, docstring and annotations, and `block=`: it gives the value
     (or a `PendingResult`), or, if the operation is a stream, a `BlockingStream` for `for`.
 
     Args:
-        interface: A subclass of `aioparallel.Interface`.
+        interface: A subclass of `aioparallel.Interface`, the name of one that is installed, or "module:Class".
 
     Raises:
-        PluginError: None was written, and none can be made; the text says why.
+        PluginError: There is no such interface; or no client was written, and none can be made. The text says why.
     """
+    interface = class_of(interface)
     written = getattr(interface, "blocking_client", None)
     if written is None and interface.__module__.startswith("aioparallel.interfaces."):
         written = _WRITTEN.get(check_interface_name(interface))

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from aioparallel import plugins
 from aioparallel.arrivals import BlockingStream, Stream
 from aioparallel.channel import Finish, plain_value
 from aioparallel.errors import PluginError
@@ -16,7 +17,7 @@ from aioparallel.operations import Kind, Operation, check_interface_name, check_
 from aioparallel.plain import shape_of
 from aioparallel.wire import Frame
 
-__all__ = ["Asking", "OnDemand", "client_of", "made_by_us", "make_client"]
+__all__ = ["Asking", "OnDemand", "class_of", "client_of", "made_by_us", "make_client"]
 
 C = TypeVar("C")
 
@@ -140,17 +141,34 @@ def _shown(operation: Operation, blocking: bool) -> inspect.Signature:
     return inspect.Signature(parameters, return_annotation=gives)
 
 
-def client_of(interface: type) -> Any:
+def client_of(interface: str | type) -> Any:
     """Return the asyncio client class of an interface: the one that was written for it, or one made from annotations.
 
     Each operation is a method with the same parameters, docstring and annotations: it gives an awaitable handle, or,
     if the operation is a stream, a `Stream` for `async for`.
 
+    Args:
+        interface: A subclass of `aioparallel.Interface`, the name of one that is installed, or "module:Class".
+
     Raises:
-        PluginError: None was written, and none can be made; the text says why.
+        PluginError: There is no such interface; or no client was written, and none can be made. The text says why.
     """
+    interface = class_of(interface)
     written = _written(interface, "client")
     return make_client(interface, Client, blocking=False) if written is None else written
+
+
+def class_of(interface: str | type) -> type:
+    """Return the class of an interface, given that, the name of one that is installed, or "module:Class".
+
+    Raises:
+        PluginError: There is none, or it can't be imported.
+    """
+    if isinstance(interface, str):
+        interface = plugins.load(plugins.INTERFACES, interface)
+    if not isinstance(interface, type):
+        raise PluginError(f"{interface!r} is not an interface: expected a class, or a name")
+    return interface
 
 
 def made_by_us(interface: type) -> bool:

@@ -264,6 +264,19 @@ def test_a_client_that_was_written_wins() -> None:
     assert client.client_of(AdminInterface).__mro__[-2] is client.Client
 
 
+def test_an_interface_is_found_by_its_name_or_place() -> None:
+    assert client_of("monitor") is client_of(MonitorInterface)
+    assert client.client_of("multiengine") is client.MultiEngineClient
+    assert client_of(f"{__name__}:Shop") is Shop.client
+    for made in (client_of, client.client_of):
+        with pytest.raises(PluginError, match="no interface named 'nothing'; known: admin, monitor, multiengine, task"):
+            made("nothing")
+        with pytest.raises(PluginError, match="3 is not an interface: expected a class, or a name"):
+            made(3)  # type: ignore[arg-type]
+        with pytest.raises(PluginError, match=r"builtins.dict is not an interface with a name"):
+            made(dict)
+
+
 def test_a_raw_operation_needs_a_client_that_was_written() -> None:
     class Raw(Interface):
         name = "raw"
