@@ -356,6 +356,19 @@ _CHECKS: Mapping[str, Callable[[object], bool]] = {
 }
 
 
+def _of_file(path: Path, interface: str) -> Capability:
+    try:
+        return Capability.load(path)
+    except NoClusterError:
+        others = sorted(other.stem for other in path.parent.glob("*.cap") if other.stem != "engine")
+        if not others:
+            raise
+        raise NoClusterError(
+            f"there is no {path}: that cluster hosts no interface {interface!r}; it has {', '.join(others)} (why one "
+            "is left out is in the controller's log: aiocluster logs)"
+        ) from None
+
+
 def find_capability(
     capability: Capability | str | Path | None,
     interface: str,
@@ -380,7 +393,7 @@ def find_capability(
         capability = environment_capability(interface) or capability_path(
             interface, cluster=cluster, directory=directory
         )
-    found = capability if isinstance(capability, Capability) else Capability.load(Path(capability))
+    found = capability if isinstance(capability, Capability) else _of_file(Path(capability), interface)
     if found.interface != interface:
         where = "this capability" if isinstance(capability, Capability) else str(capability)
         raise ConfigurationError(f"{where} is for the interface {found.interface!r}, not {interface!r}")

@@ -392,6 +392,8 @@ class Cluster:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(job.exited), GRACE)
             raise ClusterError(_end(role, job) + ("" if job is self._controller else self._blame()))
+        for text in said.get("left_out", ()):
+            logger.warning("%s", text)
         self.engine_ids = sorted({*self.engine_ids, *said.get("engines", ())})
         if job is not self._controller:
             job.exited.add_done_callback(lambda exited: self._host_ended(job))

@@ -28,7 +28,7 @@ from aioparallel.errors import (
 from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
 from aioparallel.finishing import finished
 from aioparallel.handshake import ServerHandshake
-from aioparallel.hosting import Hosting
+from aioparallel.hosting import Hosting, described
 from aioparallel.interface import ClientProxy, Interface, admitted
 from aioparallel.operations import declared
 from aioparallel.queues import FifoQueue, Queue
@@ -177,7 +177,8 @@ class Controller:
         made = admitted(interface)
         name = made.name
         if name in self._hostings or name in self._coming or name == ENGINE:
-            raise PluginError(f"an interface named {name!r} is here already")
+            text = described(type(made), name)
+            raise PluginError(f"{text} is one too many: {name!r} is here already; it needs a name of its own")
         too_late = PluginError(f"interface {name!r} comes too late: the controller has ended")
         if self._closing:
             raise too_late

@@ -10,6 +10,7 @@ from collections.abc import Collection, Coroutine, Generator, Mapping
 from contextvars import Context, ContextVar, Token
 from typing import TYPE_CHECKING, Any
 
+from aioparallel import plugins
 from aioparallel.errors import PluginError
 from aioparallel.events import LoopHeldUp, Monitor
 from aioparallel.limits import Limits
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from aioparallel.capability import Capability
     from aioparallel.engines import Engine
 
-__all__ = ["HELD_UP", "Hosting"]
+__all__ = ["HELD_UP", "Hosting", "described"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,11 @@ START, STOP = 60.0, 5.0
 
 #: Whose code runs. Tasks inherit it, so it is known whose they are.
 _owner: ContextVar[Hosting | None] = ContextVar("aioparallel interface", default=None)
+
+
+def described(kind: type, name: str) -> str:
+    """Say which interface is meant, and where it is, for people: `interface 'wordcount' (wordcount:WordCount)`."""
+    return plugins.describe(plugins.INTERFACES, name, f"{kind.__module__}:{kind.__qualname__}")
 
 
 class Hosting:
@@ -48,6 +54,7 @@ class Hosting:
     def __init__(self, controller: Any, interface: Any, name: str) -> None:
         self.interface = interface
         self.name = name
+        self.text = described(type(interface), name)
         self._controller = controller
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -145,7 +152,7 @@ class Hosting:
             if isinstance(error, Exception | SystemExit):
                 late = f"it has not after {START:.0f} s" if isinstance(error, TimeoutError) else ""
                 reason = late or f"{type(error).__name__}: {error}"
-                raise PluginError(f"interface {self.name!r} can't start: {reason}") from error
+                raise PluginError(f"{self.text} can't start: {reason}") from error
             raise
 
     async def stop(self) -> None:
@@ -154,7 +161,7 @@ class Hosting:
             async with asyncio.timeout(STOP):
                 await self.timed(self.interface.stop(), "stop")
         except (Exception, SystemExit):
-            logger.exception("interface %r failed to stop", self.name)
+            logger.exception("%s failed to stop", self.text)
         finally:
             await self._end_tasks()
 
@@ -164,7 +171,7 @@ class Hosting:
             try:
                 report: dict[str, Any] = self.interface.report()
             except Exception as error:
-                logger.exception("interface %r failed at report", self.name)
+                logger.exception("%s failed at report", self.text)
                 return {"trouble": f"its report failed: {type(error).__name__}: {error}"}
             return report
 
@@ -174,7 +181,7 @@ class Hosting:
             try:
                 getattr(self.interface, hook)(*arguments)
             except Exception:
-                logger.exception("interface %r failed at %s", self.name, hook)
+                logger.exception("%s failed at %s", self.text, hook)
 
     def run(self, work: Coroutine[Any, Any, Any], place: str) -> asyncio.Task[Any]:
         """Run `work` as a task that ends with the interface at the latest."""
@@ -195,8 +202,8 @@ class Hosting:
     def held_up(self, place: str, seconds: float) -> None:
         """Tell that the interface kept the loop for so long."""
         logger.warning(
-            "interface %r held up the controller for %.1f s, in %s: what takes long belongs on an engine",
-            self.name,
+            "%s held up the controller for %.1f s, in %s: what takes long belongs on an engine",
+            self.text,
             seconds,
             place,
         )
@@ -214,7 +221,7 @@ class Hosting:
         others = [task for task in asyncio.all_tasks() if _owner_of(task) is self and task not in self._tasks]
         left = sorted((task for task in others if task is not here), key=lambda task: task.get_name())
         for task in left:
-            logger.warning("interface %r left a task behind, which is cancelled: %s", self.name, _named(task))
+            logger.warning("%s left a task behind, which is cancelled: %s", self.text, _named(task))
         tasks = kept + left
         for task in tasks:
             task.cancel()
@@ -223,7 +230,7 @@ class Hosting:
         _, pending = await asyncio.wait(tasks, timeout=STOP)
         for task in tasks:
             if task in pending:
-                logger.error("interface %r has a task that does not end when cancelled: %s", self.name, _named(task))
+                logger.error("%s has a task that does not end when cancelled: %s", self.text, _named(task))
 
 
 class _Running:

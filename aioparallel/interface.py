@@ -19,7 +19,7 @@ from aioparallel.connection import Connection
 from aioparallel.errors import InvalidEngineID, OperationError, ParallelError, PluginError, ProtocolError
 from aioparallel.events import Monitor
 from aioparallel.generated import OnDemand, client_of, made_by_us
-from aioparallel.hosting import HELD_UP, Hosting
+from aioparallel.hosting import HELD_UP, Hosting, described
 from aioparallel.operations import Kind as Answers
 from aioparallel.operations import Operation, check_interface_name, check_makeable, declared, operations, remote
 from aioparallel.plain import shape_of
@@ -303,7 +303,7 @@ def admitted(interface: str | type[Interface] | Interface) -> Interface:
         PluginError: It stands for none, can't be made, or is not fit: the text says where, and what was expected.
     """
     if isinstance(interface, str):
-        interface = plugins.load(plugins.INTERFACES, interface, Interface)
+        interface = _loaded(interface)
     if isinstance(interface, Interface):
         return _checked(interface)
     if not (isinstance(interface, type) and issubclass(interface, Interface)):
@@ -317,6 +317,17 @@ def admitted(interface: str | type[Interface] | Interface) -> Interface:
         place = f"{interface.__module__}.{interface.__qualname__}"
         raise PluginError(f"interface {place} can't be made: {type(error).__name__}: {error}") from error
     return _checked(made)
+
+
+def _loaded(called: str) -> type[Interface]:
+    """Return the interface of that name, or at that place."""
+    kind: type[Interface] = plugins.load(plugins.INTERFACES, called, Interface)
+    name = check_interface_name(kind)
+    if ":" not in called and name != called:
+        raise PluginError(
+            f"{described(kind, called)} has the name {name!r}: it must be {called!r}, as its entry point's is"
+        )
+    return kind
 
 
 def _checked(interface: Interface) -> Interface:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ __all__ = [
     "names",
 ]
 
+logger = logging.getLogger(__name__)
+
 INTERFACES = "aioparallel.interfaces"
 TRANSPORTS = "aioparallel.transports"
 LAUNCHERS = "aioparallel.launchers"
@@ -39,6 +42,15 @@ def _group(group: str) -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
     for entry in entry_points(group=group):
         found.setdefault(entry.name, []).append(entry)
+    for name, entries in found.items():
+        # Nobody takes what comes with aioparallel away, be it by mistake.
+        built_in = [entry for entry in entries if entry.value.startswith("aioparallel.")]
+        if built_in:
+            for entry in entries:
+                if entry not in built_in:
+                    text = describe(group, name, entry.value)
+                    logger.warning("%s of %s is left out: that name is built in; it needs another", text, _owner(entry))
+            found[name] = built_in
     return found
 
 
@@ -113,6 +125,10 @@ def _kind(group: str) -> str:
     return group.rpartition(".")[2].removesuffix("s")
 
 
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "an unknown package"
+
+
 def _entry(group: str, name: str) -> EntryPoint:
     module, separator, attribute = name.partition(":")
     if separator and module and attribute:
@@ -125,7 +141,7 @@ def _entry(group: str, name: str) -> EntryPoint:
         raise PluginError(f"no {_kind(group)} named {name!r}; known: {known}")
     if len({entry.value for entry in entries}) > 1:
         # Which of them sys.path happens to show first must not decide who carries the bytes.
-        who = ", ".join(sorted(f"{entry.dist.name if entry.dist else '?'} ({entry.value})" for entry in entries))
+        who = ", ".join(sorted(f"{_owner(entry)} ({entry.value})" for entry in entries))
         raise PluginError(
             f"{_kind(group)} {name!r} is registered by more than one package: {who}; uninstall all but one"
         )

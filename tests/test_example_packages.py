@@ -17,7 +17,12 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 
 #: The packages, and what each needs besides aioparallel.
-NEEDS = {"wordcount_interface": "", "mapreduce_interface": "", "websocket_transport": "websockets", "embedded_app": "aiohttp"}
+NEEDS = {
+    "wordcount_interface": "",
+    "mapreduce_interface": "",
+    "websocket_transport": "websockets",
+    "embedded_app": "aiohttp",
+}
 
 
 def install(name: str, directory: Path) -> Path:

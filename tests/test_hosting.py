@@ -127,7 +127,10 @@ def test_what_keeps_the_loop_is_named(monkeypatch: pytest.MonkeyPatch, caplog: p
                 assert max(event.seconds for event in held if event.operation == operation) >= seconds
 
     asyncio.run(main())
-    assert re.search(r"interface 'rude' held up the controller for \d+\.\d s, in keep_later: what takes", caplog.text)
+    assert re.search(
+        r"interface 'rude' \(test_hosting:Rude\) held up the controller for \d+\.\d s, in keep_later: what takes",
+        caplog.text,
+    )
 
 
 def test_what_it_raises_where_nobody_waits_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -142,11 +145,11 @@ def test_what_it_raises_where_nobody_waits_is_logged(caplog: pytest.LogCaptureFi
     asyncio.run(main())
     errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert errors == [
-        "interface 'rude' failed at client_joined",
-        "interface 'rude' failed at engine_joined",
-        "interface 'rude' failed at engine_joined",
+        "interface 'rude' (test_hosting:Rude) failed at client_joined",
+        "interface 'rude' (test_hosting:Rude) failed at engine_joined",
+        "interface 'rude' (test_hosting:Rude) failed at engine_joined",
         "rude: the failing one failed",
-        "interface 'rude' failed at client_left",
+        "interface 'rude' (test_hosting:Rude) failed at client_left",
     ]
 
 
@@ -161,7 +164,7 @@ def test_a_task_that_is_left_behind_is_named_and_cancelled(caplog: pytest.LogCap
 
     asyncio.run(main())
     [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warning == "interface 'rude' left a task behind, which is cancelled: leaky (_wait)"
+    assert warning == "interface 'rude' (test_hosting:Rude) left a task behind, which is cancelled: leaky (_wait)"
 
 
 def test_one_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -177,7 +180,9 @@ def test_one_that_does_not_end_is_named(monkeypatch: pytest.MonkeyPatch, caplog:
         await asyncio.wait([interface.leaked])
 
     asyncio.run(main())
-    assert "interface 'rude' has a task that does not end when cancelled: leaky (_wait)" in caplog.text
+    assert (
+        "interface 'rude' (test_hosting:Rude) has a task that does not end when cancelled: leaky (_wait)" in caplog.text
+    )
 
 
 def test_tasks_that_the_host_keeps_end_with_the_interface(caplog: pytest.LogCaptureFixture) -> None:
@@ -225,7 +230,7 @@ def test_one_that_can_not_start_leaves_nothing(
             failing = Failing()
             failing.how = error
             text = f"{type(error).__name__}: {error}" if error else "it has not after 0 s"
-            with pytest.raises(PluginError, match=f"interface 'failing' can't start: {text}"):
+            with pytest.raises(PluginError, match=rf"interface 'failing' \(test_hosting:Failing\) can't start: {text}"):
                 await controller.add(failing)
             assert [task.cancelled() for task in failing.tasks] == [True, True]
             assert not failing.stopped
@@ -243,7 +248,10 @@ def test_adding_may_be_cancelled() -> None:
             failing = Failing()
             adding = asyncio.create_task(controller.add(failing))
             await settle()
-            with pytest.raises(PluginError, match="'failing' is here already"):
+            with pytest.raises(
+                PluginError,
+                match=r"\(test_hosting:Failing\) is one too many: 'failing' is here already; it needs a name",
+            ):
                 await controller.add(Failing)
             adding.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -276,7 +284,7 @@ def test_one_that_can_not_be_made_or_stopped(caplog: pytest.LogCaptureFixture) -
             await controller.add(Unstopped)
 
     asyncio.run(main())
-    assert "interface 'unstopped' failed to stop" in caplog.text
+    assert "Unstopped) failed to stop" in caplog.text
 
 
 def test_an_interface_is_removed_while_the_controller_runs() -> None:

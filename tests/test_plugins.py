@@ -155,3 +155,13 @@ def test_a_name_that_two_packages_take(register: Register) -> None:
         plugins.load(GROUP, "thing", Thing)
     register(thing="strange_things:Good", thing_="strange_things:Good")
     assert plugins.load(GROUP, "thing", Thing) is GoodThing
+
+
+def test_nobody_takes_the_name_of_what_is_built_in(register: Register, caplog: pytest.LogCaptureFixture) -> None:
+    for mine, theirs in (("thing", "thing_"), ("thing_", "thing")):
+        register(**{mine: "aioparallel.errors:PluginError", theirs: "strange_things:Good"})
+        caplog.clear()
+        assert plugins.load(GROUP, "thing") is PluginError
+        [warning] = [record.getMessage() for record in caplog.records]
+        expected = "thing 'thing' (strange_things:Good) of an unknown package is left out: that name is built in"
+        assert warning == f"{expected}; it needs another"

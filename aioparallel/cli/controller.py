@@ -118,7 +118,7 @@ async def _serve(options: argparse.Namespace) -> int:
         await stack.enter_async_context(controller)
         # Before the controller is closed: why it ends is told, not who was in a hurry then.
         stack.callback(ending.has_begun)
-        await _host(controller, options.interface or [], options.scheduler)
+        left_out = await _host(controller, options.interface or [], options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)
@@ -132,7 +132,7 @@ async def _serve(options: argparse.Namespace) -> int:
         lock.write(replace(me, addresses=addresses))
         logger.info("ready at %s", ", ".join(addresses))
         if options.managed:
-            announce(ready=True, pid=os.getpid(), addresses=addresses, log=str(log))
+            announce(ready=True, pid=os.getpid(), addresses=addresses, log=str(log), left_out=left_out)
         else:
             print(f"the controller listens on {', '.join(addresses)}; Ctrl-C ends it", flush=True)
         try:
@@ -144,14 +144,19 @@ async def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _host(controller: Controller, wanted: list[str], scheduler: str | None) -> None:
-    """Host the interfaces that were asked for by name, or all that are installed; and those asked for by place."""
+async def _host(controller: Controller, wanted: list[str], scheduler: str | None) -> list[str]:
+    """Host the interfaces that were asked for by name, or all that are installed; and those asked for by place.
+
+    Returns:
+        Which that are installed are not hosted, and why, for people.
+    """
     from aioparallel import plugins
     from aioparallel.errors import PluginError
     from aioparallel.interfaces.task import TaskInterface
 
     if scheduler is not None:
         await controller.add(TaskInterface(scheduler))
+    left_out = []
     names = [name for name in wanted if ":" not in name]
     for name in names or plugins.names(plugins.INTERFACES):
         if name == TaskInterface.name and scheduler is not None:
@@ -162,13 +167,15 @@ async def _host(controller: Controller, wanted: list[str], scheduler: str | None
             if names:
                 raise
             # One package that is broken must not take the others' clusters away.
-            logger.warning("interface %r is not there: %s", name, error)
+            left_out.append(f"the interface {name!r} is not hosted: {error}")
+            logger.warning("%s", left_out[-1])
     for place in wanted:
         if ":" in place:
             kind = plugins.load(plugins.INTERFACES, place)
             # It may be installed as well.
             if not any(type(interface) is kind for interface in controller.interfaces.values()):
                 await controller.add(place)
+    return left_out
 
 
 async def _listen(controller: Controller, address: str, state: Path, cluster: str) -> None:

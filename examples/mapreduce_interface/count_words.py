@@ -46,6 +46,8 @@ def main() -> None:
     # What is installed besides is another library.
     found = (path for path in options.directory.rglob("*.py") if "site-packages" not in path.parts)
     paths = sorted(map(str, found))
+    if not paths:
+        parser.error(f"there is no Python file in {options.directory}")
 
     with client.Cluster(n=options.n, path=[Path(__file__).parent, *sys.path]) as cluster:
         began = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -118,9 +119,11 @@ def test_a_kernel_does_not_load_the_interface(cluster: client.Cluster) -> None:
         assert loaded == [["mapreduce_jobs"]] * 4
 
 
-def test_the_program() -> None:
-    directory = str(Path(json.__file__).parent)
-    command = [sys.executable, str(ROOT / "count_words.py"), "-n", "2", directory]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_the_program_counts_the_standard_library(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "count_words.py")]
+    done = subprocess.run([*command, "-n", "4"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "words on 2 engines" in done.stdout
+    assert re.match(r"\d{3,} files, \d{5,} words on 4 engines", done.stdout)
+    empty = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert empty.returncode == 2
+    assert f"there is no Python file in {tmp_path}" in empty.stderr
