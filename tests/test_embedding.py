@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import threading
@@ -381,3 +382,59 @@ def test_what_comes_too_late_is_refused_and_put_away(directory: Path) -> None:
 
     asyncio.run(main())
     assert list(directory.iterdir()) == []
+
+
+def test_in_a_starlette_application() -> None:
+    applications = pytest.importorskip("starlette.applications", reason="NOT TESTED: there is no starlette here")
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[dict[str, Any]]:
+        async with aioparallel.Controller() as controller:
+            await controller.listen("memory://starlette")
+            await controller.add("task")
+            async with (
+                aioparallel.EngineHost(controller.capability("engine"), n=2, make_kernel=models()) as engines,
+                aioparallel.TaskClient(controller.capability("task")) as tasks,
+            ):
+                await engines.wait_ready()
+                yield {"tasks": tasks}
+
+    async def power(request: Any) -> Any:
+        return PlainTextResponse(str(await request.state.tasks.submit(pow, 2, int(request.query_params["n"]))))
+
+    async def served(app: Any) -> list[bytes]:
+        """Be its server, for its life and two requests."""
+        inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        scope: dict[str, Any] = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}
+        living = asyncio.ensure_future(app(scope, inbox.get, told.put))
+        await inbox.put({"type": "lifespan.startup"})
+        assert await told.get() == {"type": "lifespan.startup.complete"}
+        bodies = []
+        for n in (5, 10):
+            request: dict[str, Any] = {
+                "type": "http",
+                "method": "GET",
+                "path": "/power",
+                "query_string": f"n={n}".encode(),
+                "headers": [],
+                "state": dict(scope["state"]),
+            }
+            await app(request, inbox.get, told.put)
+            assert (await told.get())["status"] == 200
+            bodies.append((await told.get())["body"])
+        await inbox.put({"type": "lifespan.shutdown"})
+        assert await told.get() == {"type": "lifespan.shutdown.complete"}
+        await living
+        return bodies
+
+    async def main() -> None:
+        for _ in range(3):
+            app = applications.Starlette(routes=[Route("/power", power)], lifespan=lifespan)
+            assert await served(app) == [b"32", b"1024"]
+        await settle()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
