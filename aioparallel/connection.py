@@ -93,6 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         self._closing = False
         self._lost = False
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._descriptor: int | None = None
         self._poll = select.poll()
         self._skips = self._vain = 0
@@ -425,8 +426,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._lost = self._closing = True
         self._descriptor = None
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._deadline):
+            if timer is not None:
+                timer.cancel()  # the loop would keep all of this until then
         self._out.clear()
         self._outbox.clear()
         if self._decoder is not None:
@@ -450,7 +452,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._outbox:
             self._finish()
         else:
-            self._loop.call_later(LINGER, self.abort)
+            self._abort_in(LINGER)
 
     def abort(self, error: BaseException | None = None) -> None:
         """Close at once."""
@@ -462,11 +464,13 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self) -> None:
         self._transport.close()
         # A peer that never reads must not keep the descriptor: close() with unsent data never ends.
-        self._loop.call_later(LINGER, self._abort_if_open)
+        self._abort_in(LINGER)
 
-    def _abort_if_open(self) -> None:
-        if not self._lost:
-            self._transport.abort()
+    def _abort_in(self, seconds: float) -> None:
+        """Close at once, but only then, if it is still open."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(seconds, self.abort)
 
     def _fail(self, error: BaseException, reply: bytes = b"") -> None:
         """The connection can't go on: at most a last reply, then the end."""
@@ -475,7 +479,7 @@ class Connection(asyncio.BufferedProtocol):
         if reply:
             self._transport.write(reply)
             self._transport.close()
-            self._loop.call_later(0.2, self._abort_if_open)
+            self._abort_in(0.2)
         else:
             self._transport.abort()
 

@@ -93,7 +93,7 @@ class Departures:
         self._lining = threading.Lock()
         #: Calls that a thread copies at this moment. Changed on the loop only.
         self._staging: set[int] = set()
-        self._trimming = False
+        self._trimming: asyncio.TimerHandle | None = None
         self._over = False
         self._posted: deque[Sequence[Sendable]] = deque()
         self._posting = False
@@ -181,13 +181,14 @@ class Departures:
         segment = self.lent.pop(number, None)
         if segment is not None:
             self.pool.take_back(segment)
-            if not self._trimming:
-                self._trimming = True
-                self._loop.call_later(IDLE, self._trim)
+            if self._trimming is None:
+                self._trimming = self._loop.call_later(IDLE, self._trim)
 
     def close(self) -> None:
         """Nothing leaves any more."""
         self._over = True
+        if self._trimming is not None:
+            self._trimming.cancel()
         self._staging.clear()
         self.lent.clear()
         self.pool = Pool(0)
@@ -271,9 +272,7 @@ class Departures:
             self.connection.send_now(encode(Kind.CANCEL, number))
 
     def _trim(self) -> None:
-        self._trimming = not self._over and self.pool.trim()
-        if self._trimming:
-            self._loop.call_later(IDLE, self._trim)
+        self._trimming = self._loop.call_later(IDLE, self._trim) if self.pool.trim() else None
 
     def _call_soon(self, callback: Callable[[], object]) -> None:
         try:

@@ -191,6 +191,7 @@ class ProcessKernel(Kernel):
         self._page: Page | None = None
         self._outputs: list[OutputFile] = []
         self._drained = False
+        self._leaving: asyncio.TimerHandle | None = None
         self._shares: bool | None = None
         self._over: asyncio.Future[None] = self._loop.create_future()
 
@@ -378,7 +379,7 @@ class ProcessKernel(Kernel):
         elif isinstance(error, ProtocolError):
             self.kill()
         else:
-            self._loop.call_later(LEAVE, self.kill)
+            self._leaving = self._loop.call_later(LEAVE, self.kill)
 
     def _exited(self, exited: asyncio.Future[int]) -> None:
         """It has ended; read what it sent before."""
@@ -401,6 +402,8 @@ class ProcessKernel(Kernel):
         if self._over.done():
             return
         self._over.set_result(None)
+        if self._leaving is not None:
+            self._leaving.cancel()  # the loop would keep all of this until then
         assert self._process is not None
         try:
             self.on_exit(self._process.exited.result(), self._last_output())

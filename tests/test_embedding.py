@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import itertools
 import threading
 import types
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +143,13 @@ async def life(address: str, kernels: Kernels = models) -> None:
         assert isinstance(waiting.exception(), aioparallel.ConnectionLost)
 
 
+def objects() -> Counter[str]:
+    """Count what there is of ours in memory, by class."""
+    gc.collect()
+    kinds = (type(each) for each in gc.get_objects())
+    return Counter(kind.__qualname__ for kind in kinds if str(kind.__module__).startswith("aioparallel."))
+
+
 async def nothing_left(directory: Path, before: Belongings) -> None:
     """Hold that all is as before, but for the turns of the loop in which sockets close."""
     await settle()
@@ -163,10 +172,12 @@ def lives(run: Any, rounds: int, address: str, directory: Path, kernels: Kernels
     async def main() -> None:
         await life(address, kernels)
         await settle()
-        before = Belongings.now()
+        before, held = Belongings.now(), objects()
         for _ in range(rounds):
             await life(address, kernels)
         await nothing_left(directory, before)
+        # Not even in the loop's timers, for a while: who is started and ended often would grow by that.
+        assert objects() == held
 
     run(main(), debug=False)
 
