@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from aioparallel import events, loops, transports
+from aioparallel import events, gate, loops
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
@@ -45,7 +45,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.setattr(transports, "HANDSHAKE", HANDSHAKE)
+    monkeypatch.setattr(gate, "HANDSHAKE", HANDSHAKE)
     with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
         yield lambda work: runner.run(asyncio.wait_for(work, 60))
 
@@ -297,7 +297,7 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(transports, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
+    monkeypatch.setattr(gate, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
     # However slow this machine is: what is told when the time is over, the tests of Refusals say.
     monkeypatch.setattr(events, "QUIET", 120.0)
     floods = {"unix": (300, [ATTACKS["garbage"], ATTACKS["length 4097"], AUTH]), "tls": (60, [AUTH])}
