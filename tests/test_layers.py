@@ -59,7 +59,7 @@ ONLY_IN = {
     "uvloop": {"loops"},
 }
 #: These hand their environment on to the processes they start, and look for nothing in it.
-HANDS_ON = {"cluster", "testing.launcher_rules", *(module for module in MODULES if module.startswith("cli."))}
+HANDS_ON = {"commandline", "testing.launcher_rules", *(module for module in MODULES if module.startswith("cli."))}
 #: Names of modules' contents that have one reader.
 ONLY_READ_IN = {
     ("os", "environ"): {"capability", *HANDS_ON},
