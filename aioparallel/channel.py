@@ -28,11 +28,11 @@ from aioparallel.errors import (
     PythonVersionWarning,
     from_plain,
 )
+from aioparallel.gate import HANDSHAKE
 from aioparallel.output import Watch
 from aioparallel.receipt import WAITING, Receipt, TaskReply, receipt_in
 from aioparallel.reply import Unread
 from aioparallel.source import SYSTEM, Source
-from aioparallel.transports import HANDSHAKE
 from aioparallel.wire import (
     KEY,
     LAST,

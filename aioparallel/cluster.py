@@ -16,8 +16,6 @@ import json
 import logging
 import os
 import shutil
-import sys
-import sysconfig
 import tempfile
 import warnings
 from collections.abc import Coroutine, Generator, Sequence
@@ -26,16 +24,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from aioparallel import launchers, plugins, queues, transports
-from aioparallel.capability import Capability, capability_path, check_name, private_directory
+from aioparallel import launchers, plugins
+from aioparallel.capability import Capability, capability_path, private_directory
+from aioparallel.commandline import CommandLines, environment
 from aioparallel.errors import ClusterError, ConfigurationError, PluginError
 from aioparallel.face import Client
-from aioparallel.importable import own_directories
 from aioparallel.interface import Interface, client_of
 from aioparallel.launchers import Job, Launcher
 from aioparallel.queues import Queue
-from aioparallel.schedulers import find_policy
-from aioparallel.source import SYSTEM
 
 __all__ = ["Cluster", "ClusterStatistics", "Connecting"]
 
@@ -133,20 +129,14 @@ class Cluster:
         timeout: float = 60.0,
         interfaces: Sequence[str | type[Interface]] = (),
     ) -> None:
-        self._interfaces = [_place_of_interface(interface) for interface in interfaces]
-        self.name = check_name(name, "a cluster")
+        self._command_lines = CommandLines(
+            name, listen=listen, interfaces=interfaces, queue=queue, scheduler=scheduler, path=path
+        )
+        self.name = name
         self.engine_ids: list[int] = []
         self._n = _number(_processors() if n is None else n)
-        self._listen = [listen] if isinstance(listen, str) else list(listen or ())
-        for address in self._listen:
-            transports.get(address)
         self._launcher = launchers.get(launcher)
-        self._queue = _place_of_queue(queue)
         self._given = None if directory is None else Path(directory)
-        self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
-        if scheduler is not None and ":" not in scheduler:
-            find_policy(scheduler, SYSTEM)
-        self._scheduler = scheduler
         self._timeout = timeout
         self._controller: Job | None = None
         self._engines: list[Job] = []
@@ -182,13 +172,11 @@ class Cluster:
         self._state = "starting"
         began = asyncio.get_running_loop().time()
         try:
-            private = self._given is None
             self.directory = Path(tempfile.mkdtemp(prefix="aioparallel-")) if self._given is None else self._given
             private_directory(self.directory)
             # Both at once: engines wait for the file that their controller writes.
-            [self._controller] = await launchers.get("local").start(
-                self._controller_command(private), env=_environment()
-            )
+            command = self._command_lines.controller(self.directory, temporary=self._given is None)
+            [self._controller] = await launchers.get("local").start(command, env=environment())
             hosts = await self._start_engines(self._n)
             await self._ready(self._controller, *hosts)
         except BaseException:
@@ -319,7 +307,7 @@ class Cluster:
             if isinstance(interface, type) and issubclass(interface, Interface):
                 return interface
             raise PluginError(f"{interface!r} is not an interface: expected a subclass of aioparallel.Interface")
-        for place in self._interfaces:
+        for place in self._command_lines.interfaces:
             if ":" in place:
                 given: type[Interface] = plugins.load(plugins.INTERFACES, place, Interface)
                 if interface in (place, getattr(given, "name", None)):
@@ -339,28 +327,9 @@ class Cluster:
     def _jobs(self) -> list[Job]:
         return [*self._engines, *([self._controller] if self._controller else [])]
 
-    def _place(self) -> list[str]:
-        return ["--managed", "--cluster", self.name, "--directory", str(self.directory)]
-
-    def _controller_command(self, private: bool) -> list[str]:
-        listen = [option for address in self._listen for option in ("--listen", address)]
-        wanted = [option for interface in self._interfaces for option in ("--interface", interface)]
-        scheduler = ["--scheduler", self._scheduler] if self._scheduler is not None else []
-        chosen = [*wanted, "--queue", self._queue, *scheduler]
-        # What is not installed is imported from where the engines import it, and nothing else of ours is.
-        path = self._path_options() if any(":" in option for option in chosen) else []
-        rest = [*listen, *chosen, *path, *(["--temporary"] if private else [])]
-        return [*_python("controller"), *self._place(), *rest]
-
-    def _path_options(self) -> list[str]:
-        entries = own_directories() if self._path is None else self._path
-        return [option for entry in entries for option in ("--path", entry)]
-
     async def _start_engines(self, n: int) -> list[Job]:
-        path = self._path_options()
-        wait = ["--wait", str(self._timeout)]
-        command = [*_python("engine"), *self._place(), "-n", str(n), *path, *wait]
-        jobs = await self._launcher.start(command, env=_environment())
+        command = self._command_lines.engines(n, self.directory, wait=self._timeout)
+        jobs = await self._launcher.start(command, env=environment())
         if not isinstance(jobs, list) or len(jobs) != 1 or not isinstance(jobs[0], Job):
             raise ClusterError(
                 f"{self._launched_by()} was to start one engine host and return a list of one job, not {jobs!r}"
@@ -431,58 +400,11 @@ def _end(role: str, job: Job) -> str:
     return f"the {role} ended: {job.describe()}{output}"
 
 
-def _place_of(kind: type) -> str:
-    """Return by what the controller, which is another process, imports a class.
-
-    Raises:
-        ConfigurationError: It can't.
-    """
-    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
-        raise ConfigurationError(
-            f"the controller, a process of its own, can't import {kind.__module__}.{kind.__qualname__}: put it in a "
-            "module"
-        )
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _place_of_interface(interface: str | type[Interface]) -> str:
-    """Return by what the controller finds an interface: its name, or as `module:Class`."""
-    if isinstance(interface, str):
-        return interface
-    if not (isinstance(interface, type) and issubclass(interface, Interface)):
-        raise ConfigurationError(f"interfaces are subclasses of aioparallel.Interface, or names, not {interface!r}")
-    return _place_of(interface)
-
-
 def _number(n: object) -> int:
     if type(n) is not int or not 1 <= n < 65535:
         raise ConfigurationError(f"n is how many engines, a whole number from 1 up, not {n!r}")
     return n
 
 
-def _place_of_queue(queue: str | type[Queue]) -> str:
-    """Return by what the controller finds a queue: its name, or as `module:Class`."""
-    if isinstance(queue, str):
-        if ":" not in queue:
-            queues.get(queue)
-        return queue
-    return _place_of(queues.get(queue))
-
-
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _python(module: str) -> list[str]:
-    # -P: a file in the working directory must not be taken for a module that a controller needs.
-    return [sys.executable, "-P", "-m", f"aioparallel.cli.{module}"]
-
-
-def _environment() -> dict[str, str]:
-    """Return an environment in which this very package is the one that is found."""
-    environment = dict(os.environ)
-    root = str(Path(__file__).resolve().parents[1])
-    known = environment.get("PYTHONPATH", "").split(os.pathsep)
-    if root not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *known):
-        environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, known)])
-    return environment

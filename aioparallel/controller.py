@@ -1,10 +1,9 @@
-"""Listens, checks, keeps the engines, hosts the interfaces."""
+"""The controller: keeps the engines, hosts the interfaces, and knows who is here."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -12,20 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aioparallel import queues, transports
+from aioparallel import queues
+from aioparallel.admission import Admission
 from aioparallel.authority import ControllerState
 from aioparallel.capability import Capability, Grant, capability_path
 from aioparallel.connection import Connection
 from aioparallel.engines import Engine
-from aioparallel.errors import (
-    AddressError,
-    ConfigurationError,
-    ConnectionLost,
-    HandshakeError,
-    PluginError,
-    ProtocolError,
-)
-from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor, PeerRefused, Refusals
+from aioparallel.errors import ConfigurationError, ConnectionLost, PluginError, ProtocolError
+from aioparallel.events import ClientJoined, ClientLeft, Event, KernelRestarted, Monitor
 from aioparallel.finishing import finished
 from aioparallel.handshake import ServerHandshake
 from aioparallel.hosting import Hosting, described
@@ -33,14 +26,10 @@ from aioparallel.interface import ClientProxy, Interface, admitted
 from aioparallel.operations import declared
 from aioparallel.queues import FifoQueue, Queue
 from aioparallel.roster import EngineLink, Roster
-from aioparallel.session import Handshake
 from aioparallel.source import SYSTEM, Source
-from aioparallel.transports import Gate, Listener, Slot
-from aioparallel.wire import Frame, Limits
+from aioparallel.wire import Limits
 
 __all__ = ["Controller"]
-
-logger = logging.getLogger(__name__)
 
 ENGINE = "engine"
 
@@ -101,16 +90,19 @@ class Controller:
         self._coming: set[str] = set()
         #: Where capability files are written, and with which addresses.
         self._published: tuple[Path, tuple[str, ...] | None] | None = None
+        self._admission: Admission[EngineLink | ClientProxy] = Admission(
+            self._state,
+            self.limits,
+            source,
+            self.monitor,
+            interfaces=lambda: [ENGINE, *self._hostings],
+            welcome=self._welcome,
+            admit=self._admit,
+            leave=self._leave,
+        )
         self._clients: dict[ClientProxy, Connection] = {}
         self._sessions: dict[int, ClientProxy] = {}
-        # Not sets: the order in which everybody is told of the end is that in which they came.
         self._links: dict[EngineLink, None] = {}
-        self._connections: dict[Connection, None] = {}
-        self._gate = Gate()
-        self._listeners: list[Listener] = []
-        self._refusals = Refusals()
-        self._telling: asyncio.TimerHandle | None = None
-        self._telling_at = 0.0
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._closing: asyncio.Task[None] | None = None
 
@@ -166,7 +158,7 @@ class Controller:
     @property
     def addresses(self) -> list[str]:
         """Where it listens."""
-        return [listener.address for listener in self._listeners]
+        return self._admission.addresses
 
     async def add(self, interface: str | type[Interface] | Interface) -> Interface:
         """Host an interface: a name found by its entry point, a class, or an instance.
@@ -245,21 +237,7 @@ class Controller:
             ConfigurationError: TLS was asked for and no certificate can be made.
             PluginError: The transport says that it listens where it does not.
         """
-        transport = transports.get(address)
-        identity = self._state.identity() if transport.needs_identity else None
-        listener = await transports.listen(
-            transport,
-            address,
-            lambda slot: self._arrival(transport, slot, identity.fingerprint if identity else b""),
-            gate=self._gate,
-            identity=identity,
-        )
-        if self._closing:
-            await listener.aclose()
-            raise AddressError(f"{address}: the controller has ended")
-        self._listeners.append(listener)
-        logger.info("listening on %s", listener.address)
-        return listener.address
+        return await self._admission.listen(address)
 
     def capability(self, interface: str, *, addresses: tuple[str, ...] | None = None) -> Capability:
         """Return the standing capability of a hosted interface, or of "engine".
@@ -293,6 +271,7 @@ class Controller:
         Safe to call twice: each waits for the end, also one that is cancelled meanwhile.
         """
         if self._closing is None:
+            self._admission.end()
             self._closing = self._loop.create_task(self._close(), name=f"end of {self!r}")
         # An interface's own code is waited for in there.
         if not Hosting.runs_in(self):
@@ -300,98 +279,14 @@ class Controller:
 
     async def _close(self) -> None:
         self._end()
-        for listener in self._listeners:
-            await listener.aclose()
-        self._gate.close()
-        for connection in tuple(self._connections):
-            connection.goodbye(ConnectionLost("the controller has ended"))
+        await self._admission.stop_listening()
+        self._admission.goodbye()
         for hosting in self._hostings.values():
             await hosting.stop()
-        # Every connection closes within its own deadline.
-        while self._connections:
-            await self._one_less()
-        if self._telling is not None:
-            self._telling.cancel()
-        for refusal in self._refusals.flush():
-            self._tell_refused(refusal)
+        await self._admission.wait_empty()
         self._state.close()
 
-    async def _one_less(self) -> None:
-        self._left: asyncio.Future[None] = self._loop.create_future()
-        await self._left
-
     # Who comes and goes
-
-    def _arrival(self, transport: transports.Transport, slot: Slot, fingerprint: bytes) -> Connection:
-        """Make the protocol of a connection that somebody opened."""
-        owner: list[EngineLink | ClientProxy] = []
-        session = self.source.token(8).hex()
-
-        def make_handshake(made: asyncio.BaseTransport) -> Handshake:
-            # Not before: a peer that never gets through TLS is never said to be lost either.
-            self._connections[connection] = None
-            transport.vet(made, None)
-            return ServerHandshake(
-                self._state.authority.lookup,
-                controller_id=self._state.controller_id,
-                interfaces=[ENGINE, *self._hostings],
-                fingerprint=fingerprint,
-                nonce=self.source.token(32),
-                now=self.source.wall(),
-                welcome=lambda grant, body: self._welcome(session, grant),
-            )
-
-        def opened(connection: Connection) -> None:
-            slot.leave()
-            owner.append(self._admit(connection, session))
-            connection.on_frames = owner[0].receive
-
-        def lost(error: BaseException | None) -> None:
-            slot.leave()
-            self._connections.pop(connection, None)
-            if owner:
-                self._leave(owner[0], error)
-            elif isinstance(error, HandshakeError):
-                self._refused(slot.source, str(error))
-            if not self._connections and hasattr(self, "_left") and not self._left.done():
-                self._left.set_result(None)
-
-        connection = Connection(
-            make_handshake,
-            greeting=lambda handshake: handshake.hello(),
-            limits=self.limits,
-            on_open=opened,
-            on_frames=_nobody,
-            on_lost=lost,
-        )
-        return connection
-
-    def _refused(self, source: str, reason: str) -> None:
-        """Tell of somebody who was not let in; of many only how many they are."""
-        refusal = self._refusals.add(source, reason, self._loop.time())
-        if refusal is not None:
-            self._tell_refused(refusal)
-        self._tell_refusals_later()
-
-    def _tell_refusals_later(self) -> None:
-        due = self._refusals.due
-        if due is None or self._closing or (self._telling is not None and self._telling_at <= due):
-            return
-        if self._telling is not None:
-            self._telling.cancel()
-        # Noted, for not every loop's handle says when it is due.
-        self._telling, self._telling_at = self._loop.call_at(due, self._tell_refusals), due
-
-    def _tell_refusals(self) -> None:
-        self._telling = None
-        for refusal in self._refusals.tell(self._loop.time()):
-            self._tell_refused(refusal)
-        self._tell_refusals_later()
-
-    def _tell_refused(self, refusal: PeerRefused) -> None:
-        others = f", and {refusal.more} others like it" if refusal.more else ""
-        logger.info("%s was refused: %s%s", refusal.source, refusal.reason, others)
-        self.monitor.publish(refusal)
 
     def _welcome(self, session: str, grant: Grant) -> dict[str, Any]:
         """What a peer whose proof is right is told."""
@@ -481,7 +376,3 @@ class Controller:
         for client in self._clients:
             if client.allowed(engine):
                 client.tell(notice)
-
-
-def _nobody(frames: list[Frame]) -> None:
-    raise ProtocolError("frames before the handshake was done")

@@ -20,10 +20,11 @@ from aioparallel.errors import (
     NoClusterError,
     ParallelError,
 )
+from aioparallel.gate import HANDSHAKE
 from aioparallel.handshake import ClientHandshake
 from aioparallel.memory import TOKEN
 from aioparallel.source import SYSTEM, Source
-from aioparallel.transports import HANDSHAKE, Peer
+from aioparallel.transports import Peer
 from aioparallel.wire import Frame, Limits
 
 __all__ = ["connect", "connect_patiently"]

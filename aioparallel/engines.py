@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from aioparallel.broadcast import Outgoing
 from aioparallel.connection import Connection
 from aioparallel.errors import EngineLost, ParallelError, Preempted, QueueCleared
-from aioparallel.queues import Command, FifoQueue, Queue, arrivals
+from aioparallel.queues import Command, Queue, arrivals
 from aioparallel.resources import checked_resources
 from aioparallel.turnstile import Turnstile
 from aioparallel.wire import NO_ENGINE, SECONDS, Composed, Frame, HostCall, Kind, Status, encode
@@ -82,8 +82,6 @@ class Engine:
         #: Who has it reserved, first, and who waits for that.
         self._reservations: deque[Any] = deque()
         self._next: Command | None = None
-        #: Commands of clients that don't read: they let the others' pass.
-        self._held: dict[Any, Queue] = {}
         #: What a fresh kernel does before everything else, and the number of the last one of these that was sent. While
         #: `_shut`, what waits has to wait for that, or for the kernel.
         self._first: deque[Command] = deque()
@@ -116,8 +114,7 @@ class Engine:
     @property
     def queued(self) -> int:
         """How many commands wait here."""
-        held = sum(map(len, self._held.values())) if self._held else 0
-        return len(self._first) + self._queue.total + held + (self._next is not None and not self._next.cancelled)
+        return len(self._first) + self._queue.total + (self._next is not None and not self._next.cancelled)
 
     @property
     def reserved(self) -> str:
@@ -129,13 +126,13 @@ class Engine:
         client = command.client
         if command.between and self._next is not None:
             self._put_back()
-        alone = self._next is None and not len(self._queue) and not self._held and not self._shut
+        alone = self._next is None and not len(self._queue) and not self._queue.held and not self._shut
         if alone and self._has_room(command) and (client is None or not client.connection.congested):
             # It has passed through the empty queue, so to speak: should it come back, it has a place there.
             command.arrival = next(arrivals)
             self._send(command)
             return
-        self._held.get(client, self._queue).put(command)
+        self._queue.put(command)
         self.pump()
 
     def put_first(self, command: Command) -> None:
@@ -169,8 +166,8 @@ class Engine:
 
     def pump(self) -> None:
         """Send what may be sent now."""
-        if self._held:
-            self._release()
+        if self._queue.held:
+            self._queue.readmit()
         if self._shut and not self._do_first():
             return
         while True:
@@ -182,7 +179,7 @@ class Engine:
                 command = self._next = self._queue.pop()
             if command.client is not None and command.client.connection.congested:
                 self._next = None
-                self._hold(command)
+                self._queue.hold(command)
             elif self._has_room(command):
                 self._next = None
                 self._send(command)
@@ -243,20 +240,6 @@ class Engine:
         self._shut = False
         return True
 
-    def _hold(self, command: Command) -> None:
-        """A client does not read what it gets: set its commands aside, for the others' sake."""
-        client = command.client
-        held = self._held[client] = FifoQueue()
-        waiting = [command, *self._queue.clear()]
-        held.put_back(command for command in waiting if command.client is client)
-        self._queue.put_back(command for command in waiting if command.client is not client)
-
-    def _release(self) -> None:
-        """Queue the commands of clients that read again."""
-        for client in [client for client in self._held if not client.connection.congested]:
-            for command in self._held.pop(client).clear():
-                self._queue.put(command)
-
     def _send(self, command: Command) -> int:
         number = next(self._link.numbers)
         if not self._under_way:
@@ -290,7 +273,7 @@ class Engine:
             self._take_back(command, frame, withdrawn)
         else:
             command.done(command, frame)
-        if self._next is not None or len(self._queue) or self._held or self._shut:
+        if self._next is not None or len(self._queue) or self._queue.held or self._shut:
             self.pump()
 
     def watch(self, command: Command) -> None:
@@ -366,11 +349,7 @@ class Engine:
                 self._next = None
             self.pump()
             return 0
-        client = command.client
-        held = self._held.get(client, self._queue)
-        held.cancel(command)
-        if held is not self._queue and not len(held):
-            del self._held[client]
+        self._queue.cancel(command)
         return 0
 
     def _unsend(self, number: int, command: Command) -> bool:
@@ -408,9 +387,7 @@ class Engine:
         """Take out all that waits."""
         first = [self._next] if self._next is not None and not self._next.cancelled else []
         self._next = None
-        held = [command for queue in self._held.values() for command in queue.clear()]
-        self._held.clear()
-        return first + held + self._queue.clear()
+        return first + self._queue.clear()
 
     def interrupt(self) -> asyncio.Future[Any]:
         """Raise KeyboardInterrupt in what runs."""

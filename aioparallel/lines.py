@@ -1,7 +1,11 @@
-"""Lines of waiting tasks: what they need, whose they are, in which order they stand. Sans-I/O.
+"""Lines of waiting tasks: whose they are, in which order they stand, and whose turn it is. Sans-I/O.
 
 Tasks with the same needs are in one Book, in which each client has a Line for its tasks of one priority. A waiting task
 costs a place in its line: what it has in common with others is in their Kind.
+
+For each priority there is a Round, in which each client has a Turn, in which its lines stand, whatever their book. What
+is known there of a client or of a line may be out of date, but then its place is too early, never too late: it is
+looked at anew when it is the first. That is why, however many there are, whose turn it is costs the logarithm of that.
 """
 
 from __future__ import annotations
@@ -9,15 +13,19 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
-from math import isfinite
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-__all__ = ["Book", "Client", "Kind", "Line", "Needs", "Round", "Turn"]
+from aioparallel.needs import Needs
+
+__all__ = ["Book", "Client", "Kind", "Line", "Round", "Turn"]
 
 T = TypeVar("T", bound=Hashable)
+
+#: A place in a round: what a client had been given when it came there, its number, a number of its own, and a turn or
+#: a shelf.
+Entry: TypeAlias = tuple[int, int, int, Any]
 
 #: Labels whose kind a line remembers; forgetting costs memory for tasks alike, nothing else.
 KINDS = 1024
@@ -25,35 +33,6 @@ KINDS = 1024
 ENTRIES = 64
 #: Behind all shelves: what they hold is put into turns before these are taken.
 TURNS = 2**62
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Where a task may run.
-
-    Attributes:
-        engines: Only there; None: anywhere.
-        resources: What it holds while it is at an engine: names and amounts, kept in the order of the names.
-        not_on: Never there: they rejected it.
-        rather_not: Only if no other engine may take it: it failed or ended a kernel there.
-
-    Raises:
-        ValueError: An amount is not a number above 0, or a resource is named twice.
-    """
-
-    engines: frozenset[int] | None = None
-    resources: tuple[tuple[str, float], ...] = ()
-    not_on: frozenset[int] = frozenset()
-    rather_not: frozenset[int] = frozenset()
-
-    def __post_init__(self) -> None:
-        """Put the resources in order."""
-        for name, amount in self.resources:
-            if not (isfinite(amount) and amount > 0):
-                raise ValueError(f"resource {name!r}: a task needs a number above 0 of it, not {amount!r}")
-        if len(dict(self.resources)) < len(self.resources):
-            raise ValueError(f"a resource is named twice in {self.resources!r}")
-        object.__setattr__(self, "resources", tuple(sorted(self.resources)))
 
 
 class Client:
@@ -314,10 +293,6 @@ class Turn:
             line.entry = not line.again, tick, line
             heapreplace(lines, line.entry)
         return None
-
-
-#: What a client had been given when it was entered, its number, a number of its own, and a turn or a shelf.
-Entry = tuple[int, int, int, Any]
 
 
 class Round:

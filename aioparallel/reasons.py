@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
-from aioparallel.lines import Line, Needs
+from aioparallel.lines import Line
+from aioparallel.needs import Needs
 from aioparallel.room import Engine
 from aioparallel.waiting import Waiting
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
-from aioparallel.lines import Book, Kind, Needs
+from aioparallel.lines import Book, Kind
+from aioparallel.needs import Needs
 from aioparallel.policies import Candidate
 
 __all__ = ["AHEAD", "DEPTH", "LABELS", "LONGEST", "SHORTEST", "UNKNOWN", "Engine", "Lengths", "charged"]

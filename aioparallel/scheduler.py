@@ -23,13 +23,14 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from aioparallel.closed import Closed
-from aioparallel.lines import Book, Kind, Line, Needs
+from aioparallel.lines import Book, Kind, Line
+from aioparallel.needs import Needs
 from aioparallel.policies import LeastLoaded, Policy
 from aioparallel.reasons import why_placed, why_waiting
 from aioparallel.room import AHEAD, AHEAD_NS, DEPTH, UNKNOWN_NS, Engine, Lengths, charged, measured
 from aioparallel.waiting import Waiting
 
-__all__ = ["AHEAD", "DEPTH", "Needs", "Scheduler"]
+__all__ = ["AHEAD", "DEPTH", "Scheduler"]
 
 T = TypeVar("T", bound=Hashable)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aioparallel.errors import Death, ParallelError
+from aioparallel.needs import Needs
 from aioparallel.queues import Command
-from aioparallel.scheduler import Needs
 from aioparallel.terms import PLAIN, Terms
 from aioparallel.wire import JOINED, LAST, NO_ENGINE, TRIED, Buffer, Composed, Frame, Status, size_of
 

@@ -1,4 +1,4 @@
-"""Whose commands an engine is given next: what goes between two others, and reservations. Sans-I/O."""
+"""Whose commands an engine is given next: between others, reserved, held while nobody reads. Sans-I/O."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ class Turnstile(Queue):
     """The queue of an engine, with a rule before it.
 
     Commands that go `between` come before what waits. While somebody has the engine reserved, only the commands of that
-    holder are in the queue; those of others are set aside, in order, and come back at the end. Its length is how many
-    commands may be given to the engine; `total` counts all.
+    holder are in the queue; those of others are set aside, in order, and come back at the end. What waits of a client
+    that does not read what it gets is held, for the others' sake. Its length is how many commands may be given to the
+    engine; `total` counts all.
 
     Args:
         queue: Where commands wait that nothing else is said about.
 
     Attributes:
         holder: Who has the engine reserved; None: nobody.
+        held: What waits of clients that don't read, by client.
     """
 
     def __init__(self, queue: Queue) -> None:
         super().__init__()
         self.holder: Any = None
+        self.held: dict[Any, Queue] = {}
         self._queue = queue
         self._between: deque[Command] = deque()
         self._aside = FifoQueue()
@@ -43,7 +46,8 @@ class Turnstile(Queue):
     @property
     def total(self) -> int:
         """How many commands wait here, whether or not they may pass."""
-        return len(self._queue) + len(self._between) + len(self._aside)
+        held = sum(map(len, self.held.values())) if self.held else 0
+        return len(self._queue) + len(self._between) + len(self._aside) + held
 
     def lets(self, command: Command) -> bool:
         """Whether a command may be given to the engine now."""
@@ -53,7 +57,9 @@ class Turnstile(Queue):
         """Add a command; one that is no longer wanted is dropped."""
         if command.cancelled:
             return
-        if command.between:
+        if self.held and command.client in self.held:
+            self.held[command.client].put(command)
+        elif command.between:
             command.arrival = next(arrivals)
             command.waiting = True
             self._between.append(command)
@@ -88,7 +94,12 @@ class Turnstile(Queue):
 
     def cancel(self, command: Command) -> None:
         """Mark a waiting command as no longer wanted; one that has left the queue is left alone."""
-        if command in self._between:
+        if self.held and command.client in self.held:
+            held = self.held[command.client]
+            held.cancel(command)
+            if not len(held):
+                del self.held[command.client]
+        elif command in self._between:
             self._between.remove(command)
             command.waiting, command.cancelled = False, True
         elif self.holder is None or self.lets(command):
@@ -97,7 +108,27 @@ class Turnstile(Queue):
             self._aside.cancel(command)
 
     def clear(self) -> list[Command]:
-        """Remove and return all that wait, in the order they would have run; those that are set aside last."""
+        """Remove and return all that wait: what is held, the others in the order they would have run, what is aside."""
+        held = [command for queue in self.held.values() for command in queue.clear()]
+        self.held.clear()
+        return held + self._take_out()
+
+    def hold(self, command: Command) -> None:
+        """Set aside all that waits of the client of `command`, which was next: it does not read what it gets."""
+        client = command.client
+        waiting = [command, *self._take_out()]
+        held = self.held[client] = FifoQueue()
+        held.put_back(command for command in waiting if command.client is client)
+        self.put_back(command for command in waiting if command.client is not client)
+
+    def readmit(self) -> None:
+        """Queue the commands of clients that read again."""
+        for client in [client for client in self.held if not client.connection.congested]:
+            for command in self.held.pop(client).clear():
+                self.put(command)
+
+    def _take_out(self) -> list[Command]:
+        """Remove and return all that wait but what is held."""
         between = list(self._between)
         self._between.clear()
         for command in between:

@@ -8,10 +8,6 @@ Rules:
    whose tasks have been given the least running time. Who had nothing waiting is owed nothing for that time.
 3. One client's tasks of one priority keep the order in which they came, also when they stand in several books: a line
    is made of runs, each with the moment (tick) since when the client's tasks came to this line and to no other.
-
-So there is a Round for each priority, in which each client has a Turn, in which its lines stand, whatever their book.
-What is known there of a client or of a line may be out of date, but then its place is too early, never too late: it is
-looked at anew when it is the first. That is why, however many there are, whose turn it is costs the logarithm of that.
 """
 
 from __future__ import annotations
@@ -21,7 +17,8 @@ from collections.abc import Hashable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic, TypeVar
 
-from aioparallel.lines import Book, Client, Kind, Line, Needs, Round, Turn
+from aioparallel.lines import Book, Client, Kind, Line, Round, Turn
+from aioparallel.needs import Needs
 
 __all__ = ["Waiting"]
 

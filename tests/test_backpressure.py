@@ -222,7 +222,7 @@ def test_a_client_that_never_reads_leaves_nothing_behind(interface: str, address
             [engine] = controller.engines.values()
             await until(lambda: engine.state == "idle")
             assert engine.queued == 0
-            assert engine._held == {}
+            assert engine._queue.held == {}
             assert controller.interfaces["task"]._tasks.placing._paused == {}  # type: ignore[attr-defined]
 
     asyncio.run(main())

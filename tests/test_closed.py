@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aioparallel.lines import Needs
+from aioparallel.needs import Needs
 from aioparallel.room import SHORTEST
 from aioparallel.scheduler import AHEAD, Scheduler
 

@@ -23,7 +23,6 @@ from aioparallel.errors import AddressError, ClusterError, ConfigurationError, N
 from aioparallel.interface import Interface, remote
 from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
-from aioparallel.queues import FifoQueue
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
@@ -336,19 +335,6 @@ def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     assert asyncio.run(order(stack)) == ["c", "b", "a"]
     assert asyncio.run(order("priority")) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize(
-    ("queue", "text"),
-    [
-        ("lifo", "no queue named 'lifo'; known: fifo, priority"),
-        (dict, "must be a subclass of aioparallel.queues.Queue"),
-        (type("Local", (FifoQueue,), {"__qualname__": "f.<locals>.Local"}), "put it in a module"),
-    ],
-)
-def test_queue_that_can_not_be_used(queue: Any, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=text):
-        Cluster(1, queue=queue)
 
 
 def test_queue_that_the_controller_can_not_import() -> None:

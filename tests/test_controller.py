@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,6 @@ from aioparallel.interface import Interface
 from aioparallel.private import Secret
 from aioparallel.queues import Command, PriorityQueue
 from aioparallel.source import SYSTEM
-from aioparallel.transports.memory import MemoryTransport
 
 RUNNERS = [asyncio.run, uvloop.run]
 
@@ -148,21 +146,6 @@ def test_identity_and_keys_survive_a_restart(tmp_path: Path):
     assert (first.id, first.key.reveal(), first.pins) == (second.id, second.key.reveal(), second.pins)
 
 
-@pytest.mark.parametrize(
-    "address", ["carrier-pigeon://home", "nonsense", "tls://nohost", "unix://relative", "memory://"]
-)
-def test_bad_addresses_are_named(address: str):
-    async def main() -> None:
-        async with Controller() as controller:
-            with pytest.raises(AddressError) as caught:
-                await controller.listen(address)
-            assert address in str(caught.value)
-            if "pigeon" in address or address == "nonsense":
-                assert "memory://, tls://, unix://" in str(caught.value)
-
-    asyncio.run(main())
-
-
 def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
     tmp_path.chmod(0o700)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -251,47 +234,6 @@ def test_addresses_that_nobody_here_can_dial_are_passed_over():
             gone = controller.capability("monitor", addresses=("pigeon://roof", "memory://gone"))
             with pytest.raises(ControllerGone, match=r"no transport for 'pigeon://roof'.*nobody listens"):
                 await aioparallel.MonitorClient.connect(gone)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        (
-            {"address": "tls://127.0.0.1:10105"},
-            "asked to listen on memory://liar, says that it does on 'tls://127.0.0.1",
-        ),
-        ({"address": None}, "says that it does on None: its listener's address must begin with memory://"),
-    ],
-)
-def test_a_transport_that_lies_about_its_address(change: Any, text: str, monkeypatch: pytest.MonkeyPatch):
-    honest = MemoryTransport.listen
-
-    async def listen(self: MemoryTransport, *arguments: Any, **options: Any) -> Any:
-        listener = await honest(self, *arguments, **options)
-        vars(listener).update(change)
-        return listener
-
-    async def main() -> None:
-        async with Controller() as controller:
-            monkeypatch.setattr(MemoryTransport, "listen", listen)
-            with pytest.raises(PluginError, match=re.escape(text)) as caught:
-                await controller.listen("memory://liar")
-            assert str(caught.value).startswith("transport 'memory' (aioparallel.transports.memory:MemoryTransport)")
-            monkeypatch.setattr(MemoryTransport, "listen", honest)
-            # The place is free again, and the controller goes on.
-            assert await controller.listen("memory://liar") == "memory://liar"
-
-    asyncio.run(main())
-
-
-def test_a_transport_of_another_name(monkeypatch: pytest.MonkeyPatch):
-    async def main() -> None:
-        async with Controller() as controller:
-            monkeypatch.setattr(MemoryTransport, "scheme", "remembered")
-            with pytest.raises(PluginError, match="has the scheme 'remembered': it must be 'memory', as its name is"):
-                await controller.listen("memory://here")
 
     asyncio.run(main())
 

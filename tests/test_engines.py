@@ -398,7 +398,7 @@ def test_what_is_held_is_forgotten_with_its_client_and_lost_with_its_engine(play
         slow.congested = True
         for command in house.put(engine, "a", "b", client=slow):
             engine.cancel(command)
-        assert engine._held == {}
+        assert engine._queue.held == {}
         house.put(engine, "c", "d", client=slow)
         assert engine.clear(lambda command: command.label == b"c") == 1
         house.roster.leave(engine, "gone")

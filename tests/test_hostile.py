@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from aioparallel import events, loops, transports
+from aioparallel import events, gate, loops
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
@@ -45,7 +45,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 @pytest.fixture(params=LOOPS)
 def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.setattr(transports, "HANDSHAKE", HANDSHAKE)
+    monkeypatch.setattr(gate, "HANDSHAKE", HANDSHAKE)
     with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
         yield lambda work: runner.run(asyncio.wait_for(work, 60))
 
@@ -272,12 +272,12 @@ def test_200_silent_sockets(
             gc.collect()
             before = resident()
             silent = [await there.knock() for _ in range(200)]
-            assert len(there.controller._gate) <= 64
+            assert len(there.controller._admission.gate) <= 64
             async with MonitorClient(there.capability()) as client:
                 await client.status()
             assert resident() - before < 2**26  # 256 KiB for each under TLS, and what is not collected yet
             await asyncio.gather(*map(gone, silent))
-            assert len(there.controller._gate) == 0
+            assert len(there.controller._admission.gate) == 0
             async with MonitorClient(there.capability()) as client:
                 await client.status()
             assert len({id(owner) for owner in entered}) == 3
@@ -297,7 +297,7 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
     monkeypatch: pytest.MonkeyPatch,
     kind: str,
 ) -> None:
-    monkeypatch.setattr(transports, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
+    monkeypatch.setattr(gate, "HANDSHAKE", 30.0)  # nobody is to be late, only wrong
     # However slow this machine is: what is told when the time is over, the tests of Refusals say.
     monkeypatch.setattr(events, "QUIET", 120.0)
     floods = {"unix": (300, [ATTACKS["garbage"], ATTACKS["length 4097"], AUTH]), "tls": (60, [AUTH])}
@@ -312,7 +312,9 @@ def test_a_flood_of_garbage_is_no_flood_of_words(
                     data = attacks[number % len(attacks)]
                     writer.write(data if data is AUTH else struct.pack(">I", 2**31 + start + number) + data)
                 await asyncio.gather(*map(gone, wave))
-                while len(there.controller._gate):  # those who have yet to leave would be evicted for the next
+                while len(
+                    there.controller._admission.gate
+                ):  # those who have yet to leave would be evicted for the next
                     await asyncio.sleep(0)
             async with MonitorClient(there.capability()) as client:
                 await client.status()
@@ -337,10 +339,10 @@ def test_nothing_is_kept_of_those_who_were_not_let_in(run: Run, directory: Path,
                 streams = await there.knock()
                 streams[1].write(data)
                 await gone(streams)
-            while len(there.controller._gate):
+            while len(there.controller._admission.gate):
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0)
-            assert there.controller._connections == {}
+            assert there.controller._admission.connections == {}
         # Leaving means closing, and that does not wait for anybody.
 
     run(main())

@@ -36,9 +36,9 @@ def _names(text: str) -> set[str]:
 
 
 SANS_IO = _names("""
-    closed conditions deaths decoder errors events graph handshake history kinds ledger lines namespace operations order
-    outbox partition plain policies prompt proof queues reasons rebinding reference resources room scheduler session
-    stream tasks terms turnstile waiting wire
+    closed conditions deaths decoder errors events graph handshake history kinds ledger lines namespace needs
+    operations order outbox partition plain policies prompt proof queues reasons rebinding reference resources room
+    scheduler session stream tasks terms turnstile waiting wire
 """)
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
@@ -59,7 +59,7 @@ ONLY_IN = {
     "uvloop": {"loops"},
 }
 #: These hand their environment on to the processes they start, and look for nothing in it.
-HANDS_ON = {"cluster", "testing.launcher_rules", *(module for module in MODULES if module.startswith("cli."))}
+HANDS_ON = {"commandline", "testing.launcher_rules", *(module for module in MODULES if module.startswith("cli."))}
 #: Names of modules' contents that have one reader.
 ONLY_READ_IN = {
     ("os", "environ"): {"capability", *HANDS_ON},

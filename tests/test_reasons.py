@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aioparallel.lines import Needs
+from aioparallel.needs import Needs
 from aioparallel.scheduler import AHEAD, Scheduler
 
 GPU = Needs(resources=(("gpu", 1.0),))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aioparallel.needs import Needs
 from aioparallel.room import LABELS, SHORTEST
-from aioparallel.scheduler import AHEAD, DEPTH, Needs, Scheduler
+from aioparallel.scheduler import AHEAD, DEPTH, Scheduler
 
 SHORT, LONG = b"short", b"long"
 

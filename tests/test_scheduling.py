@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aioparallel.lines import Needs
+from aioparallel.needs import Needs
 from aioparallel.policies import NAMES, named
 from aioparallel.room import UNKNOWN
 from aioparallel.scheduler import AHEAD, DEPTH, Scheduler

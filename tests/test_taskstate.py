@@ -10,7 +10,7 @@ from house import frame
 from rawtasks import FakeOwner, made_task
 
 from aioparallel.errors import MessageTooLarge, TaskAborted
-from aioparallel.scheduler import Needs
+from aioparallel.needs import Needs
 from aioparallel.taskstate import TRIES, Ended, Value
 from aioparallel.wire import JOINED, NO_ENGINE, Kind, Status
 

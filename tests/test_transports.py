@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from aioparallel import loops, transports
+from aioparallel import gate, loops, transports
 from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
 from aioparallel.identity import ALPN, Identity, client_context, server_context
 from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport, scheme_of, unix
@@ -333,7 +333,7 @@ def test_vet_returns_the_fingerprint_where_there_is_one(run: Run, address: str, 
 def test_silent_peer_is_sent_away_in_time(
     run: Run, address: str, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transports, "HANDSHAKE", 0.15)
+    monkeypatch.setattr(gate, "HANDSHAKE", 0.15)
 
     async def main() -> None:
         async with Place(address, identity) as place:
@@ -352,7 +352,7 @@ def test_silent_peer_is_sent_away_in_time(
 def test_who_has_proved_itself_stays(
     run: Run, address: str, identity: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transports, "HANDSHAKE", 0.1)
+    monkeypatch.setattr(gate, "HANDSHAKE", 0.1)
 
     async def main() -> None:
         async with Place(address, identity) as place:
@@ -392,48 +392,6 @@ def test_closing_the_gate_sends_everybody_away_who_waits(run: Run, address: str,
             place.gate.close()
             await asyncio.gather(*(end.lost.wait() for end in dialled))
             assert len(place.gate) == 0
-
-    run(main())
-
-
-def test_one_source_has_few_places_unless_it_is_trusted(run: Run) -> None:
-    async def main() -> None:
-        gate, sent_away = Gate(slots=6, per_source=2), list[str]()
-
-        def enter(source: str, name: str, *, trusted: bool = False) -> Slot:
-            return gate.enter(source, lambda: sent_away.append(name), trusted=trusted)
-
-        enter("a", "a1")
-        enter("b", "b1")
-        enter("a", "a2")
-        enter("a", "a3")
-        assert sent_away == ["a1"]
-        for number in range(3):
-            enter("c", f"c{number}", trusted=True)
-        assert sent_away == ["a1"]
-        # All six are taken: whoever has waited longest goes, from wherever.
-        enter("d", "d1")
-        assert sent_away == ["a1", "b1"]
-        assert len(gate) == 6
-        gate.close()
-        assert sent_away == ["a1", "b1", "a2", "a3", "c0", "c1", "c2", "d1"]
-        assert len(gate) == 0
-
-    run(main())
-
-
-def test_slot_that_is_left_frees_its_place_and_its_timer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transports, "HANDSHAKE", 0.01)
-
-    async def main() -> None:
-        gate, sent_away = Gate(slots=1), list[str]()
-        slot = gate.enter("a", lambda: sent_away.append("first"))
-        assert repr(slot) == "<Slot of a>"
-        slot.leave()
-        gate.enter("a", lambda: sent_away.append("second"))
-        while len(gate):
-            await asyncio.sleep(0.005)
-        assert sent_away == ["second"]
 
     run(main())
 
@@ -982,7 +940,7 @@ def test_plain_text_reaches_no_protocol(
 def test_peer_that_never_begins_tls_is_sent_away(
     run: Run, identity: Identity, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(transports, limit, 0.1)
+    monkeypatch.setattr(gate, "HANDSHAKE", 0.1 if limit == "HANDSHAKE" else 6.0)
     monkeypatch.setattr("aioparallel.transports.tls.TLS_HANDSHAKE", 0.1 if limit == "TLS_HANDSHAKE" else 3.0)
 
     async def main() -> None:

@@ -1,8 +1,7 @@
-"""Between others and reservations: who passes, in which order, and that nothing is lost, doubled or miscounted."""
+"""Between others, reserved, held: who passes, in which order, and that nothing is lost, doubled or miscounted."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,17 @@ from hypothesis import strategies as st
 from aioparallel.queues import Command, FifoQueue, PriorityQueue
 from aioparallel.turnstile import Turnstile
 
-ANN, BOB = SimpleNamespace(hosting="ann"), SimpleNamespace(hosting="bob")
+
+class Client:
+    """One of an interface, that reads what it gets or does not."""
+
+    def __init__(self, hosting: str, *, congested: bool = False) -> None:
+        self.hosting = hosting
+        self.congested = congested
+        self.connection = self
+
+
+ANN, BOB = Client("ann"), Client("bob")
 
 
 class Between(Command):
@@ -88,6 +97,46 @@ def test_all_is_cleared_and_what_is_cancelled_never_passes() -> None:
     assert names(turnstile.clear()) == ["d", "b", "e"]
     assert (len(turnstile), turnstile.total) == (0, 0)
     turnstile.put(waiting[0])
+    assert turnstile.total == 0
+
+
+def test_what_is_held_lets_the_others_pass_and_comes_back_behind_them() -> None:
+    turnstile, slow, slower = Turnstile(FifoQueue()), Client("ann", congested=True), Client("bob", congested=True)
+    waiting = [command(name, client, between=name == "d") for name, client in (
+        ("a", slow), ("b", ANN), ("c", slow), ("d", slow), ("e", slower), ("f", BOB), ("g", slower),
+    )]  # fmt: skip
+    for each in waiting:
+        turnstile.put(each)
+    turnstile.hold(turnstile.pop())
+    assert (len(turnstile), turnstile.total) == (4, 7)
+    turnstile.reserve("bob")
+    turnstile.hold(turnstile.pop())
+    assert (len(turnstile), turnstile.total) == (1, 7)
+    turnstile.put(command("h", slow, between=True))
+    turnstile.release()
+    turnstile.readmit()
+    assert list(turnstile.held) == [slow, slower]
+    assert passing(turnstile) == ["b", "f"]
+    turnstile.put(waiting[1])
+    slow.congested = False
+    turnstile.readmit()
+    assert list(turnstile.held) == [slower]
+    assert (len(turnstile), turnstile.total) == (5, 7)
+    assert passing(turnstile) == ["d", "h", "b", "a", "c"]
+    assert names(turnstile.clear()) == ["e", "g"]
+    assert (turnstile.held, turnstile.total) == ({}, 0)
+
+
+def test_a_client_of_whom_nothing_is_held_any_more_is_forgotten() -> None:
+    turnstile, slow = Turnstile(FifoQueue()), Client("ann", congested=True)
+    for each in (waiting := [command(name, slow) for name in "ab"]):
+        turnstile.put(each)
+    turnstile.hold(turnstile.pop())
+    for left, each in zip([[slow], []], waiting, strict=True):
+        turnstile.cancel(each)
+        assert each.cancelled
+        assert not each.waiting
+        assert list(turnstile.held) == left
     assert turnstile.total == 0
 
 

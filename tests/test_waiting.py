@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aioparallel.lines import KINDS, Book, Needs
+from aioparallel.lines import KINDS, Book
+from aioparallel.needs import Needs
 from aioparallel.waiting import CLIENTS, STALE, Waiting
 
 GPU = Needs(resources=(("gpu", 1.0),))
@@ -278,16 +278,7 @@ def test_kinds_are_bounded() -> None:
     assert waiting.where[0].label == b"0"
 
 
-@pytest.mark.parametrize("amount", [0, -1.0, float("nan"), float("inf")])
-def test_needs_refuse_what_is_no_amount(amount: float) -> None:
-    with pytest.raises(ValueError, match="resource 'gpu': a task needs a number above 0"):
-        Needs(resources=(("gpu", amount),))
-
-
-def test_needs_put_resources_in_order() -> None:
-    assert Needs(resources=(("mem", 2.0), ("gpu", 1.0))) == Needs(resources=(("gpu", 1.0), ("mem", 2.0)))
-    with pytest.raises(ValueError, match="named twice"):
-        Needs(resources=(("gpu", 1.0), ("gpu", 2.0)))
+def test_a_book_says_what_its_tasks_need() -> None:
     assert repr(Book(GPU)).startswith("<Book of 0 tasks, Needs(")
 
 
