@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import Any
 
 from aioparallel.benchmark import measure
-from aioparallel.channel import Channel, Finish, plain_value, serializer
+from aioparallel.channel import Channel, serializer
 from aioparallel.errors import InvalidEngineID, NoEnginesRegistered, OperationError
 from aioparallel.forwarding import LogForwarding
 from aioparallel.output import Listener, Printer, Watching, watch_of
@@ -20,6 +20,7 @@ from aioparallel.records import as_level
 from aioparallel.reference import Reference
 from aioparallel.results import NAMES, QueueStatusList, Targets, collect, name_of, names_asked
 from aioparallel.sequences import SequenceCalls
+from aioparallel.settling import Finish, plain_value
 from aioparallel.wire import Frame
 
 __all__ = ["MultiEngineCalls", "Targets"]

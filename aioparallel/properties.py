@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from aioparallel.channel import Finish
 from aioparallel.results import Targets
+from aioparallel.settling import Finish
 
 __all__ = ["PropertyCalls", "plain_properties", "property_names"]
 

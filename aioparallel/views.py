@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aioparallel.calls import MultiEngineCalls, Targets
-from aioparallel.channel import plain_value
 from aioparallel.errors import ConfigurationError
+from aioparallel.settling import plain_value
 from aioparallel.wire import Frame
 
 __all__ = ["OnJoin", "View"]
