@@ -27,7 +27,7 @@ KEPT = frozenset(
     }
 )
 #: Numbers that count work: nothing when there is none.
-COUNTS = frozenset({"ClientProxy._held", "Connection._lent_size", "Engine.load", "FifoQueue._live", "Outbox.size"})
+COUNTS = frozenset({"ClientProxy._held", "Drain._lent", "Engine.load", "FifoQueue._live", "Outbox.size"})
 
 
 class Plateau:
