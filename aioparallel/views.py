@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aioparallel.calls import MultiEngineCalls, Targets
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.errors import ConfigurationError
+from aioparallel.results import Targets
 from aioparallel.settling import plain_value
 from aioparallel.wire import Frame
 
