@@ -20,10 +20,10 @@ KEPT = frozenset(
         "Dispatcher.failures",
         "Engine._properties",
         "EngineHost._engines",
+        "InFlight._forgotten",
         "Ledger._gone",
         "Lengths._known",
         "Roster._free",
-        "Seat._forgotten",
     }
 )
 #: Numbers that count work: nothing when there is none.
