@@ -114,7 +114,7 @@ class Drain:
         return now - self._stuck_since[0] > self._limits.stuck
 
     def finish(self, emptied: Callable[[], None]) -> None:
-        """Call `emptied` when nothing waits any more; something does."""
+        """Call `emptied` as soon as nothing waits any more; now something does."""
         self._emptied = emptied
 
     def end(self) -> None:

@@ -52,7 +52,7 @@ class Lending:
 
         Args:
             token: Random bytes.
-            hurry: As `Connection.offer_memory`.
+            hurry: Whether the last word leaves at once, or with whatever is sent next.
         """
         self._hurry = hurry
         if self._limits.share and (offer := self.handover.offer(token)) is not None:

@@ -14,7 +14,7 @@ from aioparallel.wire import LAST, Frame, Kind, Status
 
 
 class Channel:
-    """Stands in for a connection that nobody watches."""
+    """Stands in for a connection whose output nobody watches."""
 
     loop: Any = None
 
