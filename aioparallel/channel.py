@@ -6,7 +6,6 @@ Calls may be made from any thread; everything else happens on the loop's.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import itertools
@@ -21,50 +20,21 @@ from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.departures import Departures
 from aioparallel.dial import connect
-from aioparallel.errors import (
-    ConnectionLost,
-    OperationError,
-    ParallelError,
-    PythonVersionWarning,
-    from_plain,
-)
+from aioparallel.errors import ConnectionLost, OperationError, ParallelError, PythonVersionWarning
 from aioparallel.gate import HANDSHAKE
 from aioparallel.output import Watch
-from aioparallel.receipt import WAITING, Receipt, TaskReply, receipt_in
+from aioparallel.receipt import WAITING, TaskReply
 from aioparallel.reply import Unread
+from aioparallel.settling import Finish, Future, fail, plain_value, settle, tell
 from aioparallel.source import SYSTEM, Source
-from aioparallel.wire import (
-    KEY,
-    LAST,
-    TRIED,
-    Buffer,
-    Frame,
-    Kind,
-    Limits,
-    News,
-    Status,
-    encode,
-)
+from aioparallel.wire import KEY, LAST, Buffer, Frame, Kind, Limits, News, encode
 
-__all__ = [
-    "Channel",
-    "Finish",
-    "Future",
-    "Postponed",
-    "fail",
-    "plain_value",
-    "serializer",
-    "settle",
-]
+__all__ = ["Channel", "serializer"]
 
 #: Calls under way up to which a waiting thread reads by itself.
 FEW = 8
 
-#: Makes a call's value of the RESULT frames that answered it, or raises.
-Finish: TypeAlias = Callable[[list[Frame]], Any]
 Post: TypeAlias = Callable[[Callable[[], object]], object]
-#: A `Handle`, a `PendingResult`, or what stands in for one (`joint`).
-Future: TypeAlias = Any
 
 
 @functools.cache
@@ -76,10 +46,6 @@ def serializer() -> Any:
     from aioparallel import serialize
 
     return serialize
-
-
-class Postponed(Exception):
-    """Raised by a `Finish`: the answer is not the end of the call, whose future is going to be settled by another."""
 
 
 class Channel:
@@ -300,7 +266,7 @@ class Channel:
         """A call was withdrawn before the controller heard of it."""
         pending = self._pending.pop(number, None)
         if pending is not None:
-            _tell(pending[0], WAITING)
+            tell(pending[0], WAITING)
 
     def _not_made(self, number: int, error: Exception) -> None:
         """A large call could not be made."""
@@ -449,7 +415,7 @@ class Channel:
             _, (future, _) = self._pending.popitem()
             error = ConnectionLost(str(self._error))
             if not fail(future, error):
-                _tell(future, error)
+                tell(future, error)
         while self.waiting:
             fail(self.waiting.popitem()[0], ConnectionLost(str(self._error)))
         self._partial.clear()
@@ -462,60 +428,3 @@ class Channel:
             self._introduced.set_exception(ConnectionLost(str(self._error)))
         if not self._closed.done():
             self._closed.set_result(None)
-
-
-def settle(future: Future, finish: Finish, frames: list[Frame]) -> None:
-    """Give a future its value or its error; one that was cancelled in between stays so."""
-    last = frames[-1]
-    # Not the frames themselves: a payload must not live as long as whoever keeps the future.
-    if len(frames) == 1:
-        future.answers = last.engine, last.code, last.body[0][: last._header]  # `brief`, without a call
-    else:
-        future.answers = [frame.brief() for frame in frames]
-    if last.code >= TRIED:
-        last.code %= TRIED
-    try:
-        value = finish(frames)
-    except (asyncio.CancelledError, concurrent.futures.CancelledError):
-        future.cancel()
-        _tell(future, receipt_in(frames))
-    except Postponed:
-        pass
-    except Exception as error:
-        if not fail(future, error):
-            _tell(future, receipt_in(frames))
-    else:
-        try:
-            future.set_result(value)
-        except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
-            _tell(future, receipt_in(frames))
-
-
-def fail(future: Future, error: Exception) -> bool:
-    """Give a future its error, unless it is done; say whether it was not."""
-    try:
-        future.set_exception(error)
-    except (asyncio.InvalidStateError, concurrent.futures.InvalidStateError):
-        return False
-    return True
-
-
-def _tell(future: Future, receipt: Receipt | Exception) -> None:
-    """Tell a future that was cancelled how its work ended, if it wants to know."""
-    if isinstance(future, TaskReply):
-        future.ended_as(receipt)
-
-
-def plain_value(frames: list[Frame]) -> Any:
-    """Return the plain value of an answer.
-
-    Raises:
-        ParallelError: What the controller said instead.
-        asyncio.CancelledError: The call was withdrawn.
-    """
-    frame = frames[-1]
-    if frame.code == Status.OK:
-        return frame.json()
-    if frame.code == Status.CANCELLED:
-        raise asyncio.CancelledError
-    raise from_plain(frame.json())

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 from aioparallel.arrivals import Arrivals, BlockingStream
 from aioparallel.calls import MultiEngineCalls
 from aioparallel.capability import Capability, find_capability
-from aioparallel.channel import Channel, Finish, plain_value
+from aioparallel.channel import Channel
 from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import __all__ as _errors
@@ -29,6 +29,7 @@ from aioparallel.progress import Progress
 from aioparallel.receipt import Receipt
 from aioparallel.reference import Reference
 from aioparallel.reply import CallInfo, Unread
+from aioparallel.settling import Finish, plain_value
 from aioparallel.taskcalls import TaskCalls
 from aioparallel.tasks import MapTask, StringTask, Task, TaskResult
 from aioparallel.views import OnJoin, View

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aioparallel.decoder import Decoder
+from aioparallel.drain import Drain
 from aioparallel.errors import (
     ConnectionFailed,
     ConnectionLost,
@@ -20,18 +20,15 @@ from aioparallel.errors import (
     ProtocolError,
     to_plain,
 )
-from aioparallel.memory import Handover, Segment, span
-from aioparallel.outbox import Outbox
+from aioparallel.lending import Lending
 from aioparallel.session import Handshake, Liveness, Session
 from aioparallel.turn import Turn
-from aioparallel.wire import NO_ENGINE, SHARED, Buffer, Frame, Kind, Limits, Sendable, encode
+from aioparallel.wire import NO_ENGINE, Frame, Kind, Limits, Sendable, encode
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-#: What is taken from the outbox in one turn of the loop at most, so many times: a fast reader must not keep us busy.
-TAKES = 4
 #: Seconds for which a thread that waits for one answer looks without sleeping; not with a single processor, which
 #: those who work on the answer need.
 SPIN = 0.0005 if (os.cpu_count() or 1) > 1 else 0.0
@@ -43,9 +40,8 @@ class Connection(asyncio.BufferedProtocol):
     """One end of one connection.
 
     Writes gather: what is sent during one turn of the loop leaves in one piece at its end. Large messages, and what a
-    slow reader does not take, wait in the outbox; beyond `Limits.outbox` the connection is `congested`, and
-    whoever produces for it should pause until `on_drained`. The transport is given little in advance, so that small
-    frames need not wait for what is large.
+    slow reader does not take, wait (`Drain`); beyond `Limits.outbox` the connection is `congested`, and whoever
+    produces for it should pause until `on_drained`.
 
     Args:
         make_handshake: Called when connected, with the asyncio transport; returns this end's handshake.
@@ -83,13 +79,11 @@ class Connection(asyncio.BufferedProtocol):
         self._session: Session | None = None
         self._decoder: Decoder | None = None
         self._transport: Any = None
-        self._gathers = False
         self._error: BaseException | None = None
         self._out: list[Sendable] = []
-        self._outbox = Outbox(limits)
-        self._flushing = self._draining = self._writing = False
-        self._paused = False
-        self._stuck_since: tuple[float, int] | None = None
+        self._drain = Drain(limits, self._weighed)
+        self._outbox = self._drain.outbox
+        self._flushing = False
         self._closing = False
         self._lost = False
         self._timer: asyncio.TimerHandle | None = None
@@ -97,11 +91,7 @@ class Connection(asyncio.BufferedProtocol):
         self._descriptor: int | None = None
         self._poll = select.poll()
         self._skips = self._vain = 0
-        self._handover = Handover()
-        self._hurry = True
-        #: What lies in segments that the far end has not opened yet, and how much, bytes.
-        self._lent: dict[tuple[int, int], tuple[Segment | None, int]] = {}
-        self._lent_size = 0
+        self._lending = Lending(limits, send=self.send, send_along=self._send_along, weigh=self._drain.weigh)
 
     def __repr__(self) -> str:
         state = "lost" if self._lost else "closing" if self._closing else repr(self._session)
@@ -121,7 +111,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def shares(self) -> bool:
         """Whether the far end can open segments of ours."""
-        return self._handover.accepted
+        return self._lending.handover.accepted
 
     # Sending
 
@@ -150,13 +140,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if frame.segment is None:
             return frame.forward(kind, number, code=code, flags=flags, engine=engine)
-        pieces = frame.forward(kind, number, code=code, flags=flags, engine=engine, shares=self.shares)
-        if self.shares and kind == Kind.RESULT:
-            size = sum(frame.loan[2])
-            self._lent[number, engine] = frame.segment, size
-            self._lent_size += size
-            self._weigh()
-        return pieces
+        return self._lending.forward(frame, kind, number, code=code, flags=flags, engine=engine)
 
     def offer_memory(self, token: bytes, *, hurry: bool) -> None:
         """Offer the far end that large payloads stay in memory both can see.
@@ -166,9 +150,8 @@ class Connection(asyncio.BufferedProtocol):
             hurry: Whether the last word leaves at once, or with whatever is sent next: a write to a far end that has
                 just closed would cost what it said last.
         """
-        self._hurry = hurry
-        if self.limits.share and not self._lost and (offer := self._handover.offer(token)) is not None:
-            self.send(encode(Kind.MEMORY, header=json.dumps(offer).encode()))
+        if not self._lost:
+            self._lending.offer(token, hurry=hurry)
 
     def goodbye(self, error: ParallelError) -> None:
         """Say why, and close."""
@@ -184,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         assert self._session is not None
         self._session.note_sent()
-        if not self._outbox and not self._paused:
+        if not self._outbox and not self._drain.paused:
             try:
                 gathered = b"".join(pieces)  # type: ignore[arg-type]
             except TypeError:
@@ -193,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.write(gathered)
                 return
         self._outbox.put(pieces)
-        self._drain()
+        self._drain.go_on()
 
     def withdraw(self, number: int) -> bool:
         """Take back a large message, given its id, and what would follow it under that id.
@@ -204,59 +187,26 @@ class Connection(asyncio.BufferedProtocol):
         self.flush()
         dropped = self._outbox.drop(number)
         if dropped:
-            self._drain()
+            self._drain.go_on()
         return dropped
 
-    def _drain(self) -> None:
-        """Write what waits for as long as the transport takes it."""
-        if self._lost or self._writing:
-            return
-        outbox = self._outbox
-        self._writing = True
-        try:
-            for _ in range(TAKES):
-                if self._paused or not outbox:
-                    break
-                self._write(outbox.take())
-        finally:
-            self._writing = False
-        if outbox and not self._paused and not self._draining:
-            self._draining = True
-            self._loop.call_soon(self._drain_on)
-        self._weigh()
-        if self._closing and not outbox:
-            self._finish()
+    def _send_along(self, pieces: Iterable[Sendable]) -> None:
+        """Send frames with whatever is sent next."""
+        self._out += pieces
 
-    def _weigh(self) -> None:
-        """Find out whether too much waits for the far end."""
-        waiting = self._outbox.excess + self._lent_size
-        if waiting > self.limits.outbox:
-            self.congested = True
-        elif self.congested and waiting <= self.limits.outbox // 2:
-            self.congested = False
+    def _weighed(self, congested: bool) -> None:
+        """Too much waits for the far end, or it does so no more."""
+        self.congested = congested
+        if not congested:
             self.on_drained()
-
-    def _drain_on(self) -> None:
-        """Go on writing: this is the next turn of the loop."""
-        self._draining = False
-        self._drain()
-
-    def _write(self, pieces: list[Buffer]) -> None:
-        if self._gathers:
-            self._transport.writelines(pieces)
-        else:
-            for piece in pieces:
-                self._transport.write(piece)
 
     def pause_writing(self) -> None:
         """The transport has enough for now."""
-        self._paused = True
+        self._drain.pause()
 
     def resume_writing(self) -> None:
         """The transport takes more."""
-        self._paused = False
-        self._stuck_since = None
-        self._drain()
+        self._drain.resume()
 
     def pause_reading(self) -> None:
         """Leave what arrives where it is; the far end will feel it."""
@@ -273,12 +223,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin the handshake."""
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=self.limits.piece)
-        # The default joins the pieces: that copies them, which under TLS is less work than a record more.
-        joins = type(self._transport).writelines is asyncio.WriteTransport.writelines
-        # asyncio's own, where it gathers (3.12.0 to 3.13.0 at least), does not tell when the transport has enough.
-        own = type(self._loop) is asyncio.SelectorEventLoop and transport.get_extra_info("ssl_object") is None
-        self._gathers = not own and (not joins or transport.get_extra_info("ssl_object") is not None)
+        self._drain.begin(transport)
         try:
             handshake = self._make_handshake(transport)
         except Exception as error:
@@ -314,7 +259,8 @@ class Connection(asyncio.BufferedProtocol):
                 session.heard(self._loop.time())
                 frames = self._decoder.buffer_updated(nbytes)
                 if self._decoder.about_memory:
-                    frames = self._without_memory(frames)
+                    self._decoder.about_memory = False
+                    frames = self._lending.receive(frames)
             if frames:
                 self._turn.deliver(self.on_frames, frames)
         except HandshakeError as error:
@@ -337,37 +283,6 @@ class Connection(asyncio.BufferedProtocol):
             self._decoder = session.decoder
             self._on_open(self)
         return frames
-
-    def _without_memory(self, frames: list[Frame]) -> list[Frame]:
-        """Do what frames say of shared memory; return the others, with what their payload lies in."""
-        assert self._decoder is not None
-        self._decoder.about_memory = False
-        others = []
-        for frame in frames:
-            if frame.kind == Kind.MEMORY:
-                if self.limits.share:
-                    for answer in self._handover.receive(frame.json()):
-                        self._out += encode(Kind.MEMORY, header=json.dumps(answer).encode())
-                    if self._hurry:
-                        self.send(())
-            elif frame.kind == Kind.TAKEN:
-                self._lent_size -= self._lent.pop((frame.id, frame.engine), (None, 0))[1]
-                self._weigh()
-            else:
-                if frame.flags & SHARED:
-                    self._open(frame)
-                others.append(frame)
-        return others
-
-    def _open(self, frame: Frame) -> None:
-        """Hold what a SHARED frame's payload lies in."""
-        number, inode, lengths = frame.loan
-        if sum(lengths) > self.limits.message:
-            raise ProtocolError(f"a message of {sum(lengths):,} bytes; the limit is {self.limits.message:,}")
-        with contextlib.suppress(OSError):
-            frame.segment = Segment.open(self._handover.peer, number, inode, span(lengths))
-        if frame.kind == Kind.RESULT:
-            self.send(encode(Kind.TAKEN, frame.id, engine=frame.engine))
 
     def read_here(self, seconds: float, *, alone: bool) -> bool:
         """Read once from the socket in the calling thread, while nobody runs the loop.
@@ -430,12 +345,10 @@ class Connection(asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()  # the loop would keep all of this until then
         self._out.clear()
-        self._outbox.clear()
+        self._drain.end()
         if self._decoder is not None:
             self._decoder.clear()
-        self._lent.clear()
-        self._lent_size = 0
-        self._handover.end()
+        self._lending.end()
         self.on_lost(self._error or exc)
 
     # Ending
@@ -452,6 +365,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._outbox:
             self._finish()
         else:
+            self._drain.finish(self._finish)
             self._abort_in(LINGER)
 
     def abort(self, error: BaseException | None = None) -> None:
@@ -497,12 +411,8 @@ class Connection(asyncio.BufferedProtocol):
             self.abort(ConnectionLost(f"nothing was heard for {self._session.silence(now):.0f} s"))
         elif liveness is Liveness.SUSPECT:
             self.on_silence(self._session.silence(now))
-        if self._paused:
-            left = self._transport.get_write_buffer_size()
-            if self._stuck_since is None or self._stuck_since[1] != left:
-                self._stuck_since = now, left
-            elif now - self._stuck_since[0] > self.limits.stuck:
-                self.abort(ConnectionLost(f"the far end read nothing for {self.limits.stuck:.0f} s"))
+        if self._drain.is_stuck(now):
+            self.abort(ConnectionLost(f"the far end read nothing for {self.limits.stuck:.0f} s"))
 
 
 def _nothing() -> None:

@@ -30,6 +30,7 @@ from aioparallel.errors import (
     to_plain,
 )
 from aioparallel.finishing import finished
+from aioparallel.inflight import InFlight
 from aioparallel.kernels import KernelOptions, MakeKernel, ProcessKernel
 from aioparallel.resources import checked_resources
 from aioparallel.seat import Answer, Seat
@@ -234,7 +235,7 @@ class EngineHost:
                 if command is not None:
                     self._command(command)
             elif frame.kind == Kind.CANCEL:
-                self._withdraw(frame, Seat.cancel)
+                self._withdraw(frame, InFlight.cancel)
             elif frame.kind == Kind.CALL:
                 self._called(frame)
             elif frame.kind == Kind.RESULT:
@@ -245,17 +246,17 @@ class EngineHost:
     def _command(self, frame: Frame) -> None:
         seat = self._engines.get(frame.engine)
         if seat is not None:
-            seat.command(frame)
+            seat.inflight.command(frame)
         else:
             self._refuse(frame, f"engine {frame.engine} is not at this host")
 
-    def _withdraw(self, frame: Frame, withdraw: Callable[[Seat, int], object]) -> None:
+    def _withdraw(self, frame: Frame, withdraw: Callable[[InFlight, int], object]) -> None:
         """Have a command withdrawn from its seat, in that way, or from what it waits for."""
         if self._stored.cancel(frame.id):
             self.send(encode(Kind.RESULT, frame.id, code=Status.CANCELLED, engine=frame.engine))
         seat = self._engines.get(frame.engine)
         if seat is not None:
-            withdraw(seat, frame.id)
+            withdraw(seat.inflight, frame.id)
 
     def _joined(self, frame: Frame) -> None:
         """Take the answer to a JOIN or a READY, whose id is the seat's number."""
@@ -283,13 +284,13 @@ class EngineHost:
             self._stored.drop(frame.id)
             return
         if frame.code in (HostCall.END, HostCall.RECALL):
-            self._withdraw(frame, Seat.end if frame.code == HostCall.END else Seat.recall)
+            self._withdraw(frame, InFlight.end if frame.code == HostCall.END else InFlight.recall)
             return
         if frame.code in (HostCall.WATCH, HostCall.FORGET, HostCall.LIMIT):
             # Not answered, and of no importance once the engine is gone.
             seat = self._engines.get(frame.engine)
             if seat is not None:
-                self._told(seat, frame)
+                self._told(seat.inflight, frame)
             return
         if frame.engine == NO_ENGINE:
             seats = list(self._seats)
@@ -299,7 +300,7 @@ class EngineHost:
             self._refuse(frame, f"engine {frame.engine} is not at this host")
             return
         if frame.code == HostCall.INTERRUPT:
-            self._answer(frame.id, {"interrupted": sum([seat.interrupt() for seat in seats])})
+            self._answer(frame.id, {"interrupted": sum([seat.inflight.interrupt() for seat in seats])})
         elif frame.code in (HostCall.RESTART, HostCall.STOP):
             answer = self._answer_of(frame.id, len(seats))
             for seat in seats:
@@ -311,13 +312,13 @@ class EngineHost:
             self._refuse(frame, f"an engine host knows no operation {frame.code}")
 
     @staticmethod
-    def _told(seat: Seat, frame: Frame) -> None:
+    def _told(inflight: InFlight, frame: Frame) -> None:
         if frame.code == HostCall.WATCH:
-            seat.watch(frame.id)
+            inflight.watch(frame.id)
         elif frame.code == HostCall.FORGET:
-            seat.forget(frame.id)
+            inflight.forget(frame.id)
         else:
-            seat.limit(frame.id, *SECONDS.unpack(frame.header))
+            inflight.limit(frame.id, *SECONDS.unpack(frame.header))
 
     def _answer_of(self, number: int, left: int) -> Answer:
         """Return what answers the call `number` when it has been called by `left` seats."""
@@ -429,7 +430,7 @@ class EngineHost:
             return
         for seat in self._seats:
             busy = seat.check_output()
-            delay = min(delay, WATCH_LOOK if seat.watched else BUSY_LOOK if busy else IDLE_LOOK)
+            delay = min(delay, WATCH_LOOK if seat.inflight.watched else BUSY_LOOK if busy else IDLE_LOOK)
         if self._looking is not None:
             self._looking.cancel()
         self._look_delay = delay

@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Self
 
 from aioparallel.arrivals import Stream
 from aioparallel.capability import Capability, find_capability
-from aioparallel.channel import Channel, Finish, plain_value
+from aioparallel.channel import Channel
 from aioparallel.errors import ConfigurationError
 from aioparallel.handle import Handle
 from aioparallel.output import Watch
 from aioparallel.reply import Unread
+from aioparallel.settling import Finish, plain_value
 from aioparallel.source import SYSTEM, Source
 from aioparallel.wire import Buffer, Limits
 

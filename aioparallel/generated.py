@@ -10,11 +10,11 @@ from typing import Any, TypeVar, cast
 
 from aioparallel import plugins
 from aioparallel.arrivals import BlockingStream, Stream
-from aioparallel.channel import Finish, plain_value
 from aioparallel.errors import PluginError
 from aioparallel.face import Client
 from aioparallel.operations import Kind, Operation, check_interface_name, check_makeable, declared
 from aioparallel.plain import shape_of
+from aioparallel.settling import Finish, plain_value
 from aioparallel.wire import Frame
 
 __all__ = ["Asking", "OnDemand", "class_of", "client_of", "made_by_us", "make_client"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aioparallel.channel import Channel, Finish, Future, fail, settle
+from aioparallel.channel import Channel
 from aioparallel.output import Watch
 from aioparallel.reply import Unread
+from aioparallel.settling import Finish, Future, fail, settle
 from aioparallel.wire import Buffer, Frame, Kind, encode
 
 __all__ = ["call_each"]

@@ -6,15 +6,13 @@ the methods marked with `@verb` below; a verb is known here and in the client th
 A task's command may come with what other tasks came to, and with what is noted about this engine (`JOINED`); the
 controller puts these together, unread.
 
-What an interface calls is no verb: such a payload is a JSON array, "module:function" and its arguments, and is answered
-with JSON, so that a controller can write and read it. It begins with `[`, as no packed tuple does.
+What an interface calls is no verb: such a payload is a JSON array (`plaincalls`), and is answered with JSON. It begins
+with `[`, as no packed tuple does.
 """
 
 from __future__ import annotations
 
 import builtins
-import importlib
-import json
 import sys
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -130,17 +128,13 @@ class Namespace:
                 self.reset()
 
     def _call_plain(self, payload: Buffer) -> tuple[Status, list[Buffer]]:
-        """Call a function by its import path with plain values: JSON in, JSON out, nothing that has to be unpacked."""
+        """Do what an interface calls; of an error it is told what can be said in words."""
+        # Not before it is needed: kernels start without it.
+        from aioparallel.plaincalls import call_plain
+
         try:
             with self._interrupts:
-                place, args, kwargs = json.loads(bytes(payload))
-                value = _at(place)(*args, **kwargs)
-                if isinstance(value, Coroutine):
-                    value = self._run_coroutine(value)
-                # Not before it is needed: kernels start without it.
-                from aioparallel.plain import shape_of
-
-                return _OK, [json.dumps(shape_of(Any).outward(value, f"what {place} returned")).encode()]
+                return _OK, [call_plain(bytes(payload), self._run_coroutine)]
         except BaseException as error:
             return Status.ERROR, pack_error(error, engine_id=self.engine_id)[:1]
 
@@ -459,20 +453,6 @@ class Namespace:
         if not callable(found):
             raise TypeError(f"{name!r} is no function here but of type {type(found).__name__!r}")
         return cast("Callable[..., Any]", found)
-
-
-def _at(place: str) -> Callable[..., Any]:
-    """Return the function with an import path.
-
-    Raises:
-        ImportError: There is no such module.
-        AttributeError: It has nothing of that name.
-    """
-    module, _, path = place.partition(":")
-    function: Any = importlib.import_module(module)
-    for name in path.split("."):
-        function = getattr(function, name)
-    return cast("Callable[..., Any]", function)
 
 
 async def _await_each(first: Coroutine[Any, Any, Any], function: Callable[..., Any], rows: Iterable[Any]) -> list[Any]:

@@ -7,16 +7,14 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+from aioparallel.addressing import Addressing
 from aioparallel.results import Targets, names_asked
 
 __all__ = ["ProgramCalls", "named"]
 
 
-class ProgramCalls:
+class ProgramCalls(Addressing):
     """The methods of `MultiEngineCalls` that send code, besides `execute` and `apply`."""
-
-    # What `MultiEngineCalls` provides.
-    _command: Callable[..., Any]
 
     def push_function(
         self, functions: Mapping[str, Callable[..., Any]], *, targets: Targets | None = None, block: bool | None = None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
-from aioparallel.channel import Finish
+from aioparallel.addressing import Addressing
 from aioparallel.results import Targets
 
 __all__ = ["PropertyCalls", "plain_properties", "property_names"]
@@ -16,18 +16,13 @@ __all__ = ["PropertyCalls", "plain_properties", "property_names"]
 DEPTH = 32
 
 
-class PropertyCalls:
+class PropertyCalls(Addressing):
     """The five methods about properties, for `MultiEngineCalls`.
 
     Properties are small JSON values about an engine: what it has, what it is for. They are kept at the controller, so
     these calls don't wait for what engines do; an engine keeps them over a restart of its kernel, and they are gone
     when it leaves.
     """
-
-    # What `MultiEngineCalls` provides.
-    _operate: Callable[..., Any]
-    _plain: Callable[[Targets | None], str | list[int]]
-    _listed: Callable[[type, Targets | None], Finish]
 
     def set_properties(
         self, properties: Mapping[str, Any], *, targets: Targets | None = None, block: bool | None = None

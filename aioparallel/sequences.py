@@ -5,28 +5,21 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+from aioparallel.addressing import Addressing
 from aioparallel.partition import check_dist, cut, is_sequence, join
-from aioparallel.results import name_of, names_asked
+from aioparallel.results import Targets, name_of, names_asked
 
-__all__ = ["Mapper", "SequenceCalls", "Targets"]
-
-Targets: TypeAlias = int | str | Sequence[int]
+__all__ = ["Mapper", "SequenceCalls"]
 
 
-class SequenceCalls:
+class SequenceCalls(Addressing):
     """The part of `MultiEngineCalls` that cuts sequences into one part an engine, and joins what comes back.
 
     `dist` says how (`partition`): 'b' in blocks, what is left over going to the first engines; 'r' round robin. Errors
     are those of `MultiEngineCalls`, and `ValueError` for another `dist`.
     """
-
-    # What the whole provides.
-    _command: Callable[..., Any]
-    _command_each: Callable[..., Any]
-    _is_bare: Callable[[Targets | None], bool]
-    _plain: Callable[[Targets | None], str | list[int]]
 
     def scatter(
         self,

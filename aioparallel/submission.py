@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from aioparallel.channel import Channel, Finish, Postponed, fail, serializer
+from aioparallel.channel import Channel, serializer
 from aioparallel.conditions import Dependency
 from aioparallel.errors import DependencyError, TaskAborted, from_plain
 from aioparallel.options import Check, TaskOptions
 from aioparallel.receipt import TaskReply
 from aioparallel.results import NAMES, outputs, value_of
+from aioparallel.settling import Finish, Postponed, fail
 from aioparallel.tasks import Task, TaskResult
 from aioparallel.wire import Buffer, Frame, Status
 

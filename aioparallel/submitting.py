@@ -8,12 +8,13 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aioparallel.channel import Channel, Finish, plain_value, serializer
+from aioparallel.channel import Channel, serializer
 from aioparallel.conditions import flag
 from aioparallel.mapping import Mapper, Mapping, check_chunksize
 from aioparallel.options import PLAIN, Check, TaskOptions
 from aioparallel.progress import listener_for
 from aioparallel.results import NAMES, name_of, value_of
+from aioparallel.settling import Finish, plain_value
 from aioparallel.submission import Submission, result_in, value_in
 from aioparallel.tasks import Task
 from aioparallel.wire import Buffer, Frame

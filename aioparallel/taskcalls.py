@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from aioparallel.channel import fail, plain_value
 from aioparallel.errors import InvalidTaskID, TaskAborted
 from aioparallel.options import TaskOptions
 from aioparallel.receipt import FINISHED, WAITING, Receipt, TaskReply
 from aioparallel.reply import Reply
+from aioparallel.settling import fail, plain_value
 from aioparallel.submitting import Submitting, WithOptions
 from aioparallel.wire import Frame
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aioparallel.calls import MultiEngineCalls, Targets
-from aioparallel.channel import plain_value
+from aioparallel.calls import MultiEngineCalls
 from aioparallel.errors import ConfigurationError
+from aioparallel.results import Targets
+from aioparallel.settling import plain_value
 from aioparallel.wire import Frame
 
 __all__ = ["OnJoin", "View"]

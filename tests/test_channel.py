@@ -20,7 +20,7 @@ from model import ModelHost, model_cluster, settle
 import aioparallel
 from aioparallel import channel as channel_module
 from aioparallel.capability import Capability, find_capability
-from aioparallel.channel import Channel, plain_value
+from aioparallel.channel import Channel
 from aioparallel.controller import Controller
 from aioparallel.errors import (
     ConfigurationError,
@@ -35,6 +35,7 @@ from aioparallel.handle import Handle
 from aioparallel.interface import ClientProxy, Interface, remote
 from aioparallel.results import value_of
 from aioparallel.serialize import pack
+from aioparallel.settling import plain_value
 from aioparallel.source import SYSTEM
 from aioparallel.wire import Frame, Kind, Limits, encode
 

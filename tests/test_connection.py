@@ -19,14 +19,16 @@ from typing import Any
 
 import pytest
 from pieces import flat
+from recorder import Recorder
 
 from aioparallel import connection as connection_module
 from aioparallel import dial, loops, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
-from aioparallel.connection import LINGER, TAKES, Connection
+from aioparallel.connection import LINGER, Connection
 from aioparallel.decoder import Decoder
 from aioparallel.dial import connect
+from aioparallel.drain import TAKES
 from aioparallel.errors import (
     AccessDenied,
     AddressError,
@@ -436,34 +438,6 @@ def test_cancelled_dialling_leaves_nothing_open(run: Run, address: str, identity
 # Writing
 
 
-class Recorder(asyncio.Transport):
-    """A transport that keeps what is written, in the pieces it was written in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[Any] = []
-        self.ends: list[str] = []
-        self.waiting = 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def write(self, data: Any) -> None:
-        self.pieces.append(data)
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting
-
-    def is_closing(self) -> bool:
-        return bool(self.ends)
-
-    def close(self) -> None:
-        self.ends.append("closed")
-
-    def abort(self) -> None:
-        self.ends.append("aborted")
-
-
 class Nod:
     """A handshake that is content with anything."""
 
@@ -631,68 +605,6 @@ def test_a_lost_connection_keeps_nothing_of_what_was_under_way(jumping: Run) -> 
             await ended(near, far)
             assert not near.connection._outbox
             assert repr(far.connection.session.decoder) == "<Decoder 0 bytes waiting>"
-
-    jumping(main())
-
-
-def test_outbox_is_congested_above_its_limit_and_drained_at_half(jumping: Run) -> None:
-    async def main() -> None:
-        side = Side()
-        transport = recorded(side, limits=Limits(outbox=10_000))
-        one = side.connection
-        one.pause_writing()
-        sent = 0
-        while not one.congested:
-            one.send(frame(1, 1000))
-            sent += 1024
-            one.flush()
-            assert sent < 20_000
-        # One frame above the limit, and no more: the producer sees it in time.
-        assert 10_000 < one._outbox.size <= 10_000 + 1024
-        assert transport.pieces == []
-        assert side.drained == 0
-        one.resume_writing()
-        assert not one.congested
-        assert (side.drained, one._outbox.size) == (1, 0)
-        assert size_of(transport.pieces) == sent
-        one.connection_lost(None)
-
-    jumping(main())
-
-
-def test_drained_waits_for_half_of_the_limit(jumping: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        side = Side()
-        one: Connection
-
-        class Slow(Recorder):
-            def write(self, data: Any) -> None:
-                super().write(data)
-                one.pause_writing()
-
-        transport = Slow()
-        one = side.adopt(
-            Connection(
-                lambda transport: Nod(),
-                limits=Limits(outbox=4 * 50_024),
-                on_open=side.on_open,
-                on_frames=side.on_frames,
-                on_lost=side.on_lost,
-            )
-        )
-        one.connection_made(transport)
-        receive(side, b"x")
-        one.pause_writing()
-        for _ in range(6):
-            one.send(frame(1, 50_000))
-            one.flush()
-        monkeypatch.setattr(one._outbox, "_piece", 1)
-        seen = []
-        while one._outbox.size:
-            one.resume_writing()
-            seen.append((one._outbox.size // 50_024, one.congested, side.drained))
-        assert seen == [(5, True, 0), (4, True, 0), (3, True, 0), (2, False, 1), (1, False, 1), (0, False, 1)]
-        one.connection_lost(None)
 
     jumping(main())
 

@@ -316,7 +316,7 @@ def test_what_has_not_begun_is_taken_out() -> None:
             assert (await running).code == Status.ERROR
             codes = [(await answer).code for answer in waiting]
             assert codes == [Status.CANCELLED, Status.CANCELLED, Status.OK, Status.OK]
-            assert not host._seats[0]._ladder
+            assert not host._seats[0].inflight._ladder
 
     asyncio.run(main())
 
@@ -361,14 +361,14 @@ def test_a_limit_of_what_never_comes_is_forgotten() -> None:
         async with hosted() as (host, played):
             seat = host._seats[0]
             played.tell(HostCall.LIMIT, 900, 10, b"\0" * 8)
-            assert seat._ladder
+            assert seat.inflight._ladder
             played.say(encode(Kind.CANCEL, 900, engine=10))
-            assert not seat._ladder
+            assert not seat.inflight._ladder
             # Of one that comes for a kernel that is gone by then.
             played.patient = False
             await played.execute(10, "import os; os._exit(1)")
             assert (await played.limited(10, "1", 1.0)).code == Status.RETURNED
-            assert not seat._ladder
+            assert not seat.inflight._ladder
 
     asyncio.run(main())
 

@@ -37,8 +37,8 @@ def _names(text: str) -> set[str]:
 
 SANS_IO = _names("""
     closed conditions deaths decoder errors events graph handshake history kinds ledger lines namespace needs
-    operations order outbox partition plain policies prompt proof queues reasons rebinding reference resources room
-    scheduler session stream tasks terms turnstile waiting wire
+    operations order outbox partition plain plaincalls policies prompt proof queues reasons rebinding reference
+    resources room scheduler session stream tasks terms turnstile waiting wire
 """)
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}

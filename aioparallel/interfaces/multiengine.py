@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aioparallel.calls import MultiEngineCalls
-from aioparallel.channel import Finish
 from aioparallel.errors import InvalidProperty, NoEnginesRegistered, OperationError, ParallelError, QueueCleared
 from aioparallel.face import Client
 from aioparallel.handle import Handle
@@ -16,6 +15,7 @@ from aioparallel.joint import call_each
 from aioparallel.output import Watch
 from aioparallel.queues import Command
 from aioparallel.replay import Recording, Step
+from aioparallel.settling import Finish
 from aioparallel.views import OnJoin, View
 from aioparallel.wire import LAST, Buffer, Frame, Kind, Status, encode
 

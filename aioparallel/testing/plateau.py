@@ -20,14 +20,14 @@ KEPT = frozenset(
         "Dispatcher.failures",
         "Engine._properties",
         "EngineHost._engines",
+        "InFlight._forgotten",
         "Ledger._gone",
         "Lengths._known",
         "Roster._free",
-        "Seat._forgotten",
     }
 )
 #: Numbers that count work: nothing when there is none.
-COUNTS = frozenset({"ClientProxy._held", "Connection._lent_size", "Engine.load", "FifoQueue._live", "Outbox.size"})
+COUNTS = frozenset({"ClientProxy._held", "Drain._lent", "Engine.load", "FifoQueue._live", "Outbox.size"})
 
 
 class Plateau:

@@ -21,6 +21,7 @@ from aioparallel.dispatch import Dispatcher
 from aioparallel.engines import Engine
 from aioparallel.errors import EngineDied, EngineLost
 from aioparallel.graph import Graph, Ready
+from aioparallel.inflight import InFlight
 from aioparallel.interface import ClientProxy
 from aioparallel.ladder import Ladder
 from aioparallel.placing import Placing
@@ -28,7 +29,6 @@ from aioparallel.queues import Queue
 from aioparallel.receipt import TaskReply
 from aioparallel.room import Engine as EngineRoom
 from aioparallel.scheduler import Scheduler
-from aioparallel.seat import Seat
 from aioparallel.testing import explore
 from aioparallel.verdicts import judge, never_began
 from aioparallel.wire import LAST, Frame, Status
@@ -70,8 +70,8 @@ def a_task_whose_engine_is_lost_waits_twice(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_host_says_that_all_its_kernel_had_was_running(patch: pytest.MonkeyPatch) -> None:
-    fault = Seat._fault
-    patch.setattr(Seat, "_fault", lambda self, *about, running, **more: fault(self, *about, running=True, **more))
+    fault = InFlight.fault
+    patch.setattr(InFlight, "fault", lambda self, *about, running, **more: fault(self, *about, running=True, **more))
 
 
 @mutant
@@ -245,19 +245,19 @@ def what_is_returned_is_lost_if_it_was_withdrawn(patch: pytest.MonkeyPatch) -> N
 
 @mutant
 def a_timeout_interrupts_whatever_runs(patch: pytest.MonkeyPatch) -> None:
-    limit = Seat.limit
+    limit = InFlight.limit
 
-    def from_now_on(self: Seat, number: int, seconds: float) -> None:
+    def from_now_on(self: InFlight, number: int, seconds: float) -> None:
         limit(self, number, seconds)
-        self._loop.call_later(seconds, over, self, number)
+        self._ladder._loop.call_later(seconds, over, self, number)
 
-    def over(seat: Seat, number: int) -> None:
+    def over(self: InFlight, number: int) -> None:
         # The one that is meant has its ladder.
-        running = seat._kernel.running if seat._kernel is not None else None
-        if seat._kernel is not None and number in seat._unanswered and running not in (None, number):
-            seat._kernel.interrupt(running)
+        running = self._kernel.running if self._kernel is not None else None
+        if self._kernel is not None and number in self and running not in (None, number):
+            self._kernel.interrupt(running)
 
-    patch.setattr(Seat, "limit", from_now_on)
+    patch.setattr(InFlight, "limit", from_now_on)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
