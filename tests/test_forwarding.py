@@ -211,20 +211,6 @@ def test_bad_requests_are_refused_in_words_and_leave_nothing() -> None:
 # Real engines
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.execute("import logging; log = logging.getLogger('engines.user')")
-        mec.reset()
-
-
 LOG = "import logging; log = logging.getLogger('engines.user'); "
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,18 +26,11 @@ RUNNING = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        mec.push({"kept": [1, 2], "tidy": False})
-        yield mec
-        mec.reset()
+def mec(mec: client.MultiEngineClient) -> client.MultiEngineClient:
+    """One whose engines have names already."""
+    mec.push({"kept": [1, 2], "tidy": False})
+    return mec
 
 
 @pytest.mark.parametrize("what", RUNNING)

@@ -6,7 +6,7 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -159,12 +159,6 @@ def test_engines_see_calls_in_order_whatever_their_sizes(seed: int) -> None:
             await mec.aclose()
 
     asyncio.run(main())
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
 
 
 def test_each_thread_keeps_its_order_on_real_engines(cluster: client.Cluster) -> None:

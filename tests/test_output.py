@@ -6,7 +6,6 @@ import asyncio
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -424,19 +423,6 @@ def test_to_watch_a_call_that_is_not_there_does_nothing(call: Any) -> None:
 
 
 # Real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
 
 
 class Seen:

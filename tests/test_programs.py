@@ -18,6 +18,8 @@ from aioparallel import client
 from aioparallel.client import Reference
 from aioparallel.errors import CompositeError, InvalidEngineID, InvalidProperty, NoEnginesRegistered, RemoteError
 
+ENGINES = 4
+
 c = 100
 lock = threading.Lock()
 
@@ -27,18 +29,11 @@ def scaled(x: int) -> int:
         return c * x
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=4) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
-        mec.clear_properties()
+def mec(mec: client.MultiEngineClient) -> Iterator[client.MultiEngineClient]:
+    """One whose engines have no properties after each test."""
+    yield mec
+    mec.clear_properties()
 
 
 @pytest.fixture

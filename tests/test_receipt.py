@@ -8,7 +8,7 @@ import gc
 import json
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ from aioparallel.decoder import Decoder
 from aioparallel.errors import ConnectionLost, TaskAborted, TaskTimeout, to_plain
 from aioparallel.receipt import receipt_in
 from aioparallel.wire import LAST, Kind, Limits, Status, encode
+
+ENGINES = 1
 
 
 def double(x: int) -> int:
@@ -158,18 +160,6 @@ def rest() -> None:
 
 
 # The blocking face, on real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=1) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def tc(cluster: client.Cluster) -> Iterator[client.TaskClient]:
-    with client.TaskClient(cluster.capability("task")) as tc:
-        yield tc
 
 
 def test_on_the_blocking_face(tc: client.TaskClient) -> None:

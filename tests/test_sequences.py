@@ -8,7 +8,7 @@ import operator
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -29,6 +29,8 @@ from aioparallel.errors import (
     SerializationError,
 )
 from aioparallel.wire import Limits
+
+ENGINES = 3
 
 KINDS: dict[str, Callable[[int], Any]] = {
     "list": lambda n: list(range(n)),
@@ -502,19 +504,6 @@ def test_zip_pull_is_the_transpose() -> None:
 
 
 # The blocking face, and real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=3) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
 
 
 @pytest.mark.parametrize("kind", KINDS)
