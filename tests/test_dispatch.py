@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from model import ModelHost, settle
-from rawtasks import argument, check, of, raw_tasks, value_in
+from rawtasks import argument, check, of, raw_tasks, run, value_in
 
 from aioparallel import placing
 from aioparallel.errors import (
@@ -41,14 +41,6 @@ def add(*values: Any) -> Any:
 
 def reject() -> None:
     raise TaskRejectError("not here")
-
-
-def run(story: Any, *args: Any, **options: Any) -> None:
-    async def main() -> None:
-        async with raw_tasks(*args, **options) as (raw, host, tasks):
-            await story(raw, host, tasks)
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize("follow", [False, True], ids=["after", "follow"])

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -47,10 +47,6 @@ def kept() -> Iterator[Kept]:
 
 
 # With model engines: their loggers are this program's, so what is sent is played
-
-
-def connect(controller: Any) -> aioparallel.MultiEngineClient:
-    return aioparallel.MultiEngineClient(controller.capability("multiengine"))
 
 
 def played(

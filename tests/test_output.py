@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -210,11 +210,6 @@ def test_only_what_is_submitted_inside_is_watched() -> None:
 
 
 # Through a controller, with model engines
-
-
-def connect(controller: Any, name: str = "multiengine") -> Any:
-    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
-    return kind(controller.capability(name))
 
 
 def test_nobody_is_asked_when_nobody_watches() -> None:

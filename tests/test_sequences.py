@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -40,10 +40,6 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "range": range,
     "numpy": lambda n: numpy.arange(2.0 * n).reshape(n, 2),
 }
-
-
-def connect(controller: Any, **options: Any) -> aioparallel.MultiEngineClient:
-    return aioparallel.MultiEngineClient(controller.capability("multiengine"), **options)
 
 
 def same(found: Any, expected: Any) -> bool:

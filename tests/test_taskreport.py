@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import ModelHost, settle
-from rawtasks import argument, check, of, raw_tasks
+from rawtasks import argument, check, of, run
 
 from aioparallel.capability import Capability
 from aioparallel.errors import DependencyError, InvalidEngineID, InvalidTaskID, OperationError, ResultGone, TaskAborted
@@ -22,14 +22,6 @@ def double(x: Any) -> Any:
 
 def fail() -> None:
     raise ValueError("no")
-
-
-def run(story: Any, *args: Any, **options: Any) -> None:
-    async def main() -> None:
-        async with raw_tasks(*args, **options) as (raw, host, tasks):
-            await story(raw, host, tasks)
-
-    asyncio.run(main())
 
 
 def test_a_result_is_there_for_whoever_asks_and_once():
