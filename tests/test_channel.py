@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from model import ModelHost, model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel import channel as channel_module
@@ -37,8 +37,6 @@ from aioparallel.results import value_of
 from aioparallel.serialize import pack
 from aioparallel.source import SYSTEM
 from aioparallel.wire import Frame, Kind, Limits, encode
-
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 def value(frames: list[Frame]) -> Any:

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-import uvloop
 from programs import PATIENCE, environment, processes, wait_gone
+from runners import RUNNERS, Run
 
 from aioparallel import client
 from aioparallel.cluster import Cluster
@@ -25,10 +25,8 @@ from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
 from aioparallel.queues import FifoQueue
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_work_then_nothing_is_left(run: Run, state_directory: Path) -> None:
     async def main() -> None:
         async with Cluster(2) as cluster:

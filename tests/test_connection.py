@@ -9,19 +9,19 @@ import asyncio
 import dataclasses
 import json
 import logging
-import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pieces import flat
+from runners import Run
 
 from aioparallel import connection as connection_module
-from aioparallel import dial, loops, transports
+from aioparallel import dial, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
 from aioparallel.connection import LINGER, TAKES, Connection
@@ -43,7 +43,6 @@ from aioparallel.transports import Gate, Slot
 from aioparallel.wire import PIECE, TOGETHER, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
@@ -68,37 +67,6 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 def jumping() -> Iterator[Run]:
     with asyncio.Runner(loop_factory=JumpingLoop, debug=True) as runner:
         yield runner.run
-
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "our own": loops.new_event_loop,
-}
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Run a coroutine on each kind of loop, for 10 seconds at most."""
-    with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 10))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(params=["unix", "tls", "memory"])
-def address(request: pytest.FixtureRequest, directory: Path) -> str:
-    found: str = {"unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0", "memory": "memory://here"}[request.param]
-    return found
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return Identity.new("c0ffee", time.time())
 
 
 class Side:
@@ -730,9 +698,8 @@ def test_slow_reader_pauses_the_producer_and_gets_everything(run: Run, address: 
     run(main())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("scheme", ["unix", "tls"])
-def test_reader_that_is_stuck_is_disconnected(loop: str, scheme: str, directory: Path, identity: Identity) -> None:
+def test_reader_that_is_stuck_is_disconnected(run: Run, scheme: str, directory: Path, identity: Identity) -> None:
     limits = dataclasses.replace(LIMITS, beat=0.02, dead=9.0, suspect=9.0, stuck=0.15)
 
     async def main() -> None:
@@ -749,8 +716,7 @@ def test_reader_that_is_stuck_is_disconnected(loop: str, scheme: str, directory:
             near.connection.resume_reading()
             await ended(near)
 
-    with asyncio.Runner(loop_factory=LOOPS[loop], debug=True) as runner:
-        runner.run(asyncio.wait_for(main(), 10))
+    run(main())
 
 
 def test_reader_that_is_slow_but_reads_is_not_stuck(jumping: Run) -> None:

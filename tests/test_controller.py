@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from model import ModelHost, model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel.authority import ControllerState
@@ -34,10 +34,8 @@ from aioparallel.queues import Command, PriorityQueue
 from aioparallel.source import SYSTEM
 from aioparallel.transports.memory import MemoryTransport
 
-RUNNERS = [asyncio.run, uvloop.run]
 
-
-@pytest.mark.parametrize("run", RUNNERS)
+@RUNNERS
 @pytest.mark.parametrize("scheme", ["memory", "unix", "tls"])
 def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, tmp_path: Path):
     tmp_path.chmod(0o700)

@@ -43,6 +43,15 @@ def reject() -> None:
     raise TaskRejectError("not here")
 
 
+async def warm_up(raw: Any, host: ModelHost, **terms: Any) -> None:
+    """Show the scheduler that such tasks are short, so that it lets several wait at an engine."""
+    host.seconds = 0.0001
+    warm = raw.submit(double, 0, **terms)
+    await settle()
+    host.step()
+    await warm
+
+
 @pytest.mark.parametrize("follow", [False, True], ids=["after", "follow"])
 @pytest.mark.parametrize("every", [True, False], ids=["all", "any"])
 @pytest.mark.parametrize("kind", ["success", "failure", "both"])
@@ -336,11 +345,7 @@ def test_poison_is_found_on_two_engines():
 
 def test_only_the_running_task_of_a_dead_kernel_gets_a_strike():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0)
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host)
         poison = raw.submit(double, 1)
         innocent = [raw.submit(double, 2) for _ in range(5)]
         await settle()
@@ -363,11 +368,7 @@ def test_only_the_running_task_of_a_dead_kernel_gets_a_strike():
 
 def test_at_most_once():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0, label="x")
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host, label="x")
         once = [raw.submit(double, i, label="x", at_most_once=True) for i in range(2)]
         await settle()
         assert len(host.waiting) == 2
@@ -390,11 +391,7 @@ def test_at_most_once():
 
 def test_a_lost_host_strikes_one_and_fails_what_may_have_begun_at_most_once():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0, label="x")
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host, label="x")
         first, second = raw.submit(double, 1, label="x"), raw.submit(double, 2, label="x")
         once = raw.submit(double, 3, label="x", at_most_once=True)
         await settle()
@@ -559,11 +556,7 @@ def test_abort_answers_when_the_work_has_ended():
 
 def test_a_task_asked_back_runs_on_an_idle_engine():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0)
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host)
         # Engine 1 has no room for these, and is free a moment later.
         blocker = raw.submit(double, 0, engines=[1], label="blocker")
         calls = [raw.submit(double, i) for i in range(4)]

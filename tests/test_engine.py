@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from played import NOWHERE, Played, hosted, printed
+from runners import RUNNERS
 
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost, ControllerGone, NoClusterError
@@ -34,7 +34,7 @@ def _is_there(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_engines_join_and_answer(run: Any) -> None:
     async def main() -> None:
         async with hosted(3) as (host, played):

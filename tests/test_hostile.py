@@ -10,17 +10,16 @@ import logging
 import os
 import pickle
 import random
-import shutil
 import ssl
 import struct
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runners import Run
 
-from aioparallel import events, loops, transports
+from aioparallel import events, transports
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
@@ -35,26 +34,14 @@ from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.
 HANDSHAKE = 0.3
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "our own": loops.new_event_loop,
-}
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+#: Seconds that a test may take.
+RUN_SECONDS = 60
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+@pytest.fixture(autouse=True)
+def short_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transports, "HANDSHAKE", HANDSHAKE)
-    with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 60))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture

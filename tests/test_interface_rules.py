@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from runners import Run
 
 from aioparallel.interface import Interface, remote
 from aioparallel.testing import CheckFailed, check_interface, interface_rules
 from aioparallel.testing.rules import words
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Counter(Interface):

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 import pytest
-import uvloop
 from model import model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel import client
@@ -26,7 +26,6 @@ from aioparallel.wire import Limits
 PIECE = 1000
 LIMITS = Limits(piece=PIECE, dead=60.0)
 LARGE = b"x" * 300_000
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 def far_end(controller: Controller, near: Any) -> Connection:

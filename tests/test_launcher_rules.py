@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from runners import Run
 
 from aioparallel.cluster import Cluster
 from aioparallel.errors import ClusterError
@@ -18,8 +19,6 @@ from aioparallel.launchers import Job, Launcher
 from aioparallel.launchers.local import LocalJob, LocalLauncher
 from aioparallel.testing import CheckFailed, check_launcher, launcher_rules
 from aioparallel.testing.rules import words
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 HANGS = "nothing more happened"
 

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-import uvloop
+from runners import RUNNERS
 
 from aioparallel.process import Process, describe_exit
 
@@ -37,7 +37,7 @@ async def _line(descriptor: int) -> str:
     return (await asyncio.to_thread(os.read, descriptor, 1000)).decode().strip()
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_exit_is_noticed_and_nothing_stays(run: Any) -> None:
     async def main() -> None:
         before = _open_descriptors()
