@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from plugged import Stack
 from programs import PATIENCE, environment, processes, wait_gone
 from runners import RUNNERS, Run
 
@@ -296,28 +297,8 @@ def test_forgotten_one_warns() -> None:
     asyncio.run(main())
 
 
-def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_of_ones_own(tmp_path: Path) -> None:
     """By class: the controller, a process of its own, imports it from where this program can."""
-    (tmp_path / "my_queues.py").write_text(
-        textwrap.dedent(
-            """
-            from aioparallel.queues import Command, Queue
-
-            class Stack(Queue):
-                def __init__(self) -> None:
-                    super().__init__()
-                    self._commands: list[Command] = []
-
-                def _put(self, command: Command) -> None:
-                    self._commands.append(command)
-
-                def _pop(self) -> Command:
-                    return self._commands.pop()
-            """
-        )
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    stack = __import__("my_queues").Stack
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -332,7 +313,7 @@ def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             [ran] = await mec.pull("ran")
             return list(ran)
 
-    assert asyncio.run(order(stack)) == ["c", "b", "a"]
+    assert asyncio.run(order(Stack)) == ["c", "b", "a"]
     assert asyncio.run(order("priority")) == ["a", "b", "c"]
 
 

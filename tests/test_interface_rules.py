@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from plugged import Counter
 from runners import Run
 
 from aioparallel.interface import Interface, remote
@@ -15,24 +16,10 @@ from aioparallel.testing import CheckFailed, check_interface, interface_rules
 from aioparallel.testing.rules import words
 
 
-class Counter(Interface):
-    """A stranger's interface."""
-
-    name = "counter"
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    @remote
-    def add(self, number: int) -> int:
-        self.value += number
-        return self.value
-
-
 @pytest.mark.parametrize(
     ("interface", "run"),
     [
-        *((name, asyncio.run) for name in ("multiengine", "task", "monitor", "admin", f"{__name__}:Counter")),
+        *((name, asyncio.run) for name in ("multiengine", "task", "monitor", "admin", "plugged:Counter")),
         (Counter, uvloop.run),
     ],
 )
