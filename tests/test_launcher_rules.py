@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -65,27 +64,13 @@ class OneTooFew(LocalLauncher):
 
 
 class StaysHere(LocalLauncher):
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
-        return await super().start(command, count, env=env)
+    async def start(self, command: Sequence[str], count: int = 1, **options: Any) -> list[Job]:
+        return await super().start(command, count, **options | {"cwd": None})
 
 
 class KeepsItsEnvironment(LocalLauncher):
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
-        return await super().start(command, count, cwd=cwd)
+    async def start(self, command: Sequence[str], count: int = 1, **options: Any) -> list[Job]:
+        return await super().start(command, count, **options | {"env": None})
 
 
 class With(LocalLauncher):
@@ -93,14 +78,7 @@ class With(LocalLauncher):
 
     job: type[LocalJob]
 
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
+    async def start(self, command: Sequence[str], count: int = 1, *, cwd: Any = None, env: Any = None) -> list[Job]:
         jobs = [self.job(command, cwd=cwd, env=env) for _ in range(count)]
         started.extend(jobs)
         return [*jobs]
