@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy
 import pytest
 from driven import ENGINE, Driven, driven
+from programs import wait_gone
 
 from aioparallel.errors import MessageTooLarge, ProtocolError, RemoteError, TaskRejectError
 from aioparallel.memory import Segment, span
@@ -477,12 +477,7 @@ def test_killing_the_host_leaves_no_kernel(code: str) -> None:
         kernel = int(host.stdout.readline())
         os.kill(kernel, 0)
         host.kill()
-    end = time.monotonic() + 2
-    while (
-        Path(f"/proc/{kernel}").exists() and b"Z" not in Path(f"/proc/{kernel}/stat").read_bytes().rpartition(b")")[2]
-    ):
-        assert time.monotonic() < end, "the kernel outlives its host"
-        time.sleep(0.005)
+    assert wait_gone([kernel], 2), "the kernel outlives its host"
 
 
 # Tasks
