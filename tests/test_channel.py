@@ -8,7 +8,6 @@ import dataclasses
 import gc
 import json
 import platform
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -454,12 +453,10 @@ def test_calls_from_many_threads(run: Any) -> None:
         async with model_cluster(3) as (controller, _):
             channel = await opened(controller)
             answers: list[list[Any]] = [[] for _ in range(8)]
-            threads = [threading.Thread(target=work, args=(channel, place, mine)) for place, mine in enumerate(answers)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    await asyncio.sleep(0.001)
+            loop = asyncio.get_running_loop()
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                working = [loop.run_in_executor(pool, work, channel, place, mine) for place, mine in enumerate(answers)]
+                await asyncio.gather(*working)
             async with asyncio.timeout(10):
                 for place, mine in enumerate(answers):
                     values = [await asyncio.wrap_future(answer) for answer in mine]

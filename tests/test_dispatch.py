@@ -24,6 +24,7 @@ from aioparallel.errors import (
     TaskTimeout,
 )
 from aioparallel.serialize import pack
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.wire import Kind, encode
 
 
@@ -575,7 +576,7 @@ def test_a_task_asked_back_runs_on_an_idle_engine():
         assert await asyncio.gather(*calls) == [[0], [2], [4], [6]]
         assert [call.tried for call in calls] == [0] * 4
 
-    run(story, 2, eager=False)
+    run(story, 2, eager=False, loop=VirtualLoop)
 
 
 def test_followers_of_an_engine_that_is_gone_fail():

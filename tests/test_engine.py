@@ -25,6 +25,7 @@ from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost,
 from aioparallel.kernels import KernelOptions
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.source import SYSTEM
+from aioparallel.testing.rules import until
 from aioparallel.wire import RESULT_META, HostCall, Kind, Limits, Sendable, Status, encode
 
 
@@ -280,10 +281,7 @@ def test_a_kernel_that_runs_is_looked_after() -> None:
             await asyncio.sleep(0)
             host_side: Any = played
             seat = host_side._on_frames.__self__._seats[0]
-            lost = 0
-            while not lost:
-                await asyncio.sleep(0.01)
-                lost = seat._kernel._page.words[4]
+            await until(lambda: seat._kernel._page.words[4])
             await played.call(HostCall.INTERRUPT, 10)
             assert b"bytes left out" in (await runaway).header
 

@@ -30,6 +30,7 @@ from aioparallel.identity import ALPN
 from aioparallel.interface import ClientProxy
 from aioparallel.interfaces.monitor import MonitorClient
 from aioparallel.roster import EngineLink
+from aioparallel.testing.rules import until
 from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.
@@ -228,10 +229,9 @@ def test_honest_client_works_among_all_of_them(run: Run, directory: Path, entere
         async with door(kind, directory) as there, MonitorClient(there.capability()) as early:
             attacks = [asyncio.ensure_future(attack(there, data)) for data in ATTACKS.values()]
             answers = 0
-            while not all(each.done() for each in attacks):
+            while (await asyncio.wait(attacks, timeout=0.01))[1]:
                 assert (await early.status())["cluster"] == "default"
                 answers += 1
-                await asyncio.sleep(0.01)
             async with MonitorClient(there.capability()) as late:
                 assert (await late.status())["clients"] == {"monitor": 2}
             await asyncio.gather(*attacks)
@@ -324,8 +324,7 @@ def test_nothing_is_kept_of_those_who_were_not_let_in(run: Run, directory: Path,
                 streams = await there.knock()
                 streams[1].write(data)
                 await gone(streams)
-            while len(there.controller._gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(there.controller._gate))
             await asyncio.sleep(0)
             assert there.controller._connections == {}
         # Leaving means closing, and that does not wait for anybody.

@@ -109,8 +109,7 @@ def test_records_come_before_the_answer_also_of_gathered_ones() -> None:
             await asyncio.gather(*answers)
             assert one.records == [(number + 1 + i, 77, str(i)) for i in range(300)]
             await one.do("import threading; threading.Timer(0.02, log, ['late']).start()")
-            while len(one.records) == 300:
-                await asyncio.sleep(0.001)
+            await one.told(lambda: len(one.records) > 300)
             assert one.records[-1][1:] == (77, "late")
 
     asyncio.run(main())
@@ -123,8 +122,7 @@ def test_a_session_that_is_gone_is_forgotten_also_before_there_was_any() -> None
         one.kernel.start()
         await one.ready
         one.kernel.send(forget)
-        while one.order != [77]:
-            await asyncio.sleep(0.001)
+        await one.told(lambda: one.order == [77])
         await one.kernel.aclose()
         async with driven() as one:
             await one.submit("forward_logging", 77, 1, "a", 20)[1]

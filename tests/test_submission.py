@@ -19,6 +19,7 @@ from aioparallel.errors import (
     SerializationError,
     TaskAborted,
 )
+from aioparallel.testing.rules import until
 from aioparallel.wire import Limits
 
 Dependency = aioparallel.Dependency
@@ -384,8 +385,7 @@ def test_children_of_one_parent_that_is_copied_share_a_queue(tmp_path: Path, mon
     async def main() -> None:
         async with model_cluster(2, address=f"unix://{tmp_path}/s") as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task")) as tc:
-                while not tc.channel._connection.shares:
-                    await asyncio.sleep(0.001)
+                await until(lambda: tc.channel._connection.shares)
                 large = tc.submit(len, bytes(2**21))
                 children = [tc.submit(add, large, i) for i in range(300)]
                 assert len(tc.channel._departures.line._queues) == 1

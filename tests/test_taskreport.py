@@ -13,6 +13,7 @@ from rawtasks import argument, check, of, run
 
 from aioparallel.capability import Capability
 from aioparallel.errors import DependencyError, InvalidEngineID, InvalidTaskID, OperationError, ResultGone, TaskAborted
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.wire import Limits
 
 
@@ -96,7 +97,7 @@ def test_results_are_freed_by_time():
                 await asyncio.sleep(0.01)
         assert "it was kept for 0.05 s" in str(await raw.result(number).last())
 
-    run(story, limits=Limits(result_ttl=0.05))
+    run(story, limits=Limits(result_ttl=0.05), loop=VirtualLoop)
 
 
 def test_counts_and_lists():

@@ -24,6 +24,7 @@ from aioparallel import transports
 from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
 from aioparallel.identity import ALPN, Identity, client_context, server_context
 from aioparallel.testing.ends import BufferedEnd, End, PlainEnd, peer_of
+from aioparallel.testing.rules import until
 from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport, scheme_of, unix
 from aioparallel.transports.memory import MemoryTransport
 from aioparallel.transports.tls import TlsTransport
@@ -335,9 +336,10 @@ def test_slot_that_is_left_frees_its_place_and_its_timer(run: Run, monkeypatch: 
         slot = gate.enter("a", lambda: sent_away.append("first"))
         assert repr(slot) == "<Slot of a>"
         slot.leave()
-        gate.enter("a", lambda: sent_away.append("second"))
-        while len(gate):
-            await asyncio.sleep(0.005)
+        gone = asyncio.Event()
+        gate.enter("a", lambda: (sent_away.append("second"), gone.set()))
+        await gone.wait()
+        assert len(gate) == 0
         assert sent_away == ["second"]
 
     run(main())
@@ -875,8 +877,7 @@ def test_plain_text_reaches_no_protocol(
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
             assert all(end.transport is None for end in place.ends)
-            while len(place.gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(place.gate))
 
     with caplog.at_level(logging.INFO):
         run(main())
@@ -898,8 +899,7 @@ def test_peer_that_never_begins_tls_is_sent_away(
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-            while len(place.gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(place.gate))
             assert all(end.transport is None for end in place.ends)
 
     run(main())
