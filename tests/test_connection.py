@@ -39,33 +39,17 @@ from aioparallel.handshake import ServerHandshake
 from aioparallel.identity import Identity
 from aioparallel.private import Secret
 from aioparallel.source import SYSTEM
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.transports import Gate, Slot
 from aioparallel.wire import PIECE, TOGETHER, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
 
 
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer when there is nothing else to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-        self.real_select = self._selector.select  # type: ignore[attr-defined]
-        self._selector.select = self.jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now
-
-    def jump(self, timeout: float | None) -> Any:
-        assert timeout is not None, "everybody waits for something that will never happen"
-        self.now += timeout
-        return self.real_select(0)
-
-
 @pytest.fixture
 def jumping() -> Iterator[Run]:
-    with asyncio.Runner(loop_factory=JumpingLoop, debug=True) as runner:
+    """Run a coroutine where time jumps to the next timer when there is nothing else to do."""
+    with asyncio.Runner(loop_factory=VirtualLoop, debug=True) as runner:
         yield runner.run
 
 
@@ -793,11 +777,11 @@ def test_client_is_not_given_up_for_silence(jumping: Run) -> None:
 def test_loop_that_was_held_up_blames_nobody(jumping: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, JumpingLoop)
+        assert isinstance(loop, VirtualLoop)
         async with house() as there:
             near = await there.dial()
             await asyncio.sleep(5.0)
-            loop.now += 300.0
+            loop._now += 300.0
             await asyncio.sleep(60.0)
             assert (near.lost, there.sides[0].lost) == ([], [])
             near.connection.close()
