@@ -54,9 +54,8 @@ async def standstill(value: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> str:
-    tmp_path.chmod(0o700)
-    return f"unix://{tmp_path}/s"
+def address(directory: Path) -> str:
+    return f"unix://{directory}/s"
 
 
 @RUNNERS

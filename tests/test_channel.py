@@ -410,11 +410,10 @@ def test_notices_of_a_later_version_are_no_matter() -> None:
     asyncio.run(main())
 
 
-def test_a_controller_that_takes_no_more_is_waited_for(tmp_path: Path) -> None:
+def test_a_controller_that_takes_no_more_is_waited_for(directory: Path) -> None:
     async def main() -> None:
         limits = Limits(outbox=2**16, share=0)
-        tmp_path.chmod(0o700)
-        async with model_cluster(1, eager=False, address=f"unix://{tmp_path}/s") as (controller, _):
+        async with model_cluster(1, eager=False, address=f"unix://{directory}/s") as (controller, _):
             channel = await opened(controller, limits=limits)
             await channel.drained()  # at once
             [server] = controller._clients.values()

@@ -1046,10 +1046,9 @@ async def _pair_over(scheme: str, tmp_path: Path) -> tuple[Connection, Connectio
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(tmp_path: Path, alone: bool):
-    tmp_path.chmod(0o700)
+def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(directory: Path, alone: bool):
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        near, far, seen = runner.run(_pair_over("unix", tmp_path))
+        near, far, seen = runner.run(_pair_over("unix", directory))
         assert not near.read_here(0.0, alone=alone)
         for number in range(3):
             far.send_now(encode(Kind.NOTICE, number))
@@ -1063,11 +1062,10 @@ def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(tmp_path: Path,
         runner.run(turns(10))
 
 
-def test_looking_in_vain_becomes_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tmp_path.chmod(0o700)
+def test_looking_in_vain_becomes_seldom(directory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connection_module, "SPIN", 0.0)
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        near, far, _ = runner.run(_pair_over("unix", tmp_path))
+        near, far, _ = runner.run(_pair_over("unix", directory))
         looks: list[int] = []
         poll = near._poll
 

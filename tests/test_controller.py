@@ -37,9 +37,8 @@ from aioparallel.transports.memory import MemoryTransport
 
 @RUNNERS
 @pytest.mark.parametrize("scheme", ["memory", "unix", "tls"])
-def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, tmp_path: Path):
-    tmp_path.chmod(0o700)
-    address = {"memory": "memory://x", "unix": f"unix://{tmp_path}/s", "tls": "tls://127.0.0.1:0"}[scheme]
+def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, directory: Path):
+    address = {"memory": "memory://x", "unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0"}[scheme]
 
     async def main() -> None:
         async with model_cluster(2, address=address) as (controller, _):
@@ -116,12 +115,10 @@ def test_a_capability_opens_its_own_interface_and_no_other():
     asyncio.run(main())
 
 
-def test_a_controller_that_is_gone_is_said_at_once(tmp_path: Path):
-    tmp_path.chmod(0o700)
-
+def test_a_controller_that_is_gone_is_said_at_once(directory: Path):
     async def main() -> None:
         async with Controller() as controller:
-            await controller.listen(f"unix://{tmp_path}/s")
+            await controller.listen(f"unix://{directory}/s")
             await controller.add("task")
             capability = controller.capability("task")
         with pytest.raises(ControllerGone, match=r"no controller answers .* start one with: aiocluster start -n 4"):
@@ -161,15 +158,14 @@ def test_bad_addresses_are_named(address: str):
     asyncio.run(main())
 
 
-def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
-    tmp_path.chmod(0o700)
+def test_many_lives_in_one_process_leave_nothing_behind(directory: Path):
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     async def main() -> None:
         for _ in range(20):
             async with Controller() as one, Controller() as two:
                 await one.listen("memory://one")
-                await two.listen(f"unix://{tmp_path}/two")
+                await two.listen(f"unix://{directory}/two")
                 for controller in (one, two):
                     await controller.add("task")
                     async with aioparallel.TaskClient(controller.capability("task")):
@@ -180,7 +176,7 @@ def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
     asyncio.run(main())
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_controller_and_interfaces_run_with_pickle_banned():

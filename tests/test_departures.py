@@ -50,9 +50,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> str:
-    tmp_path.chmod(0o700)
-    return f"unix://{tmp_path}/s"
+def address(directory: Path) -> str:
+    return f"unix://{directory}/s"
 
 
 async def multiengine(controller: Any) -> Any:

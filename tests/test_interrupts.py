@@ -57,8 +57,18 @@ def test_one_long_call_into_c_ends_first(mec: client.MultiEngineClient, tmp_path
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     mec.execute("import numpy; a = numpy.random.default_rng(1).random(6_000_000)", targets=0)
-    # It looks at no signal, and holds the interpreter's lock or not: the interrupt comes when it is over.
-    code = f"open({str(pipe)!r}, 'w').close(); a.sort(kind='stable')\nwhile True: pass"
+    # It looks at no signal, and holds the interpreter's lock or not: the interrupt comes when it is over. That it has
+    # begun is seen by another thread.
+    code = f"""
+import threading
+unsorted = a[:1000].copy()
+def look():
+    while (a[:1000] == unsorted).all(): pass
+    open({str(pipe)!r}, "w").close()
+threading.Thread(target=look).start()
+a.sort(kind="stable")
+while True: pass
+"""
     running = mec.execute(code, targets=0, block=False)
     pipe.read_bytes()
     mec.interrupt(targets=0)

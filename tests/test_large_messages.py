@@ -344,13 +344,12 @@ def test_a_connection_lost_in_the_middle_leaves_nothing(run: Any, who: str) -> N
 
 @RUNNERS
 @pytest.mark.parametrize("interface", ["task", "multiengine"])
-def test_messages_above_every_bound_pass(run: Any, interface: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
+def test_messages_above_every_bound_pass(run: Any, interface: str, directory: Path) -> None:
     limits = Limits(outbox=100_000, backlog=100_000, dead=60.0)
     size = 2_000_000
 
     async def main() -> None:
-        async with model_cluster(2, limits=limits, address=f"unix://{tmp_path}/s") as (controller, host):
+        async with model_cluster(2, limits=limits, address=f"unix://{directory}/s") as (controller, host):
             capability = controller.capability(interface)
             if interface == "task":
                 made: Any = await aioparallel.TaskClient.connect(capability, limits=limits)

@@ -354,13 +354,12 @@ def test_ids_of_tasks_will_do_as_well() -> None:
 # Order
 
 
-def test_a_child_does_not_overtake_its_large_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o700)
+def test_a_child_does_not_overtake_its_large_parent(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In pieces, while others pass, and slowly.
     limits = Limits(share=0, outbox=2**16)
 
     async def main() -> None:
-        async with model_cluster(2, address=f"unix://{tmp_path}/s", limits=limits) as (controller, _):
+        async with model_cluster(2, address=f"unix://{directory}/s", limits=limits) as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task"), limits=limits) as tc:
                 operations = told(tc)
                 large = tc.submit(len, bytes(3_000_000))
@@ -378,12 +377,11 @@ def test_a_child_does_not_overtake_its_large_parent(tmp_path: Path, monkeypatch:
     asyncio.run(main())
 
 
-def test_children_of_one_parent_that_is_copied_share_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o700)
+def test_children_of_one_parent_that_is_copied_share_a_queue(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(departures, "STAGED", 2**20)
 
     async def main() -> None:
-        async with model_cluster(2, address=f"unix://{tmp_path}/s") as (controller, _):
+        async with model_cluster(2, address=f"unix://{directory}/s") as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task")) as tc:
                 await until(lambda: tc.channel._connection.shares)
                 large = tc.submit(len, bytes(2**21))
