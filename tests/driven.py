@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aioparallel.kernels import KernelOptions, ProcessKernel
 from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.testing.rules import until
 from aioparallel.wire import RESULT_META, Frame, KernelCall, Kind, Limits, News, Status, encode
 
 ENGINE = 7
@@ -51,6 +52,7 @@ class Driven:
         self.records: list[tuple[int, int, str]] = []
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
         self._number = 0
+        self._told = asyncio.Event()
 
     async def start(self, path: list[str] | None = None) -> None:
         self.kernel.start()
@@ -82,15 +84,20 @@ class Driven:
 
     async def running(self, number: int) -> None:
         """Wait until that command runs."""
-        while self.kernel.running != number:
-            await asyncio.sleep(0.001)
+        await until(lambda: self.kernel.running == number)
 
     async def printed(self, text: str, stream: int = 0) -> None:
         """Wait until the command that runs has written that."""
-        while text.encode() not in self.kernel._outputs[stream].tail(10_000):
-            await asyncio.sleep(0.001)
+        await printed(self.kernel, text, stream)
+
+    async def told(self, condition: Callable[[], object]) -> None:
+        """Wait until what the kernel has told makes that so."""
+        while not condition():
+            self._told.clear()
+            await self._told.wait()
 
     def _receive(self, frames: list[Frame]) -> None:
+        self._told.set()
         for frame in frames:
             if frame.kind == Kind.NOTICE and frame.code == News.RECORD:
                 self.records.append((len(self.order), frame.id, frame.json()["record"]["msg"]))
@@ -115,3 +122,8 @@ async def driven(limits: Limits | None = None, path: list[str] | None = None) ->
             yield one
     finally:
         await one.kernel.aclose()
+
+
+async def printed(kernel: Any, text: str, stream: int = 0) -> None:
+    """Wait until the command that runs has written that, to memory that the kernel shares."""
+    await until(lambda: text.encode() in kernel._outputs[stream].tail(10_000))

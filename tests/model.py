@@ -8,9 +8,10 @@ import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import aioparallel
+from aioparallel import dial
 from aioparallel.broadcast import Stored
 from aioparallel.controller import Controller
-from aioparallel.dial import connect
 from aioparallel.errors import EngineDied, ParallelError, TaskAborted, TaskTimeout, to_plain
 from aioparallel.interfaces.task import TaskInterface
 from aioparallel.namespace import Namespace
@@ -60,7 +61,8 @@ class ModelHost:
         self._joined: dict[int, asyncio.Future[int]] = {}
 
     async def dial(self, controller: Controller, n: int) -> ModelHost:
-        self.connection, _ = await connect(
+        self.controller = controller
+        self.connection, _ = await dial.connect(
             controller.capability("engine"), role="engine", on_frames=self._receive, on_lost=self.lost.set_result
         )
         for _ in range(n):
@@ -235,3 +237,24 @@ async def model_cluster(
         host = await ModelHost(eager=eager).dial(controller, n)
         yield controller, host
     await host.lost
+
+
+#: What happens to a client, given also its engines' host.
+Story = Callable[[Any, ModelHost], Coroutine[Any, Any, None]]
+
+
+def connect(controller: Controller, interface: str = "multiengine", **options: Any) -> Any:
+    """Return a client of one of the built-in interfaces, for `async with`."""
+    kinds = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}
+    return kinds[interface](controller.capability(interface), **options)
+
+
+def play(story: Story, interface: str = "multiengine", n: int = 2, **options: Any) -> None:
+    """Tell a story of a client and the host of `n` model engines; afterwards nothing is left of its calls."""
+
+    async def main() -> None:
+        async with model_cluster(n, **options) as (controller, host), connect(controller, interface) as client:
+            await story(client, host)
+            assert client.channel.waiting == client.channel._pending == client.channel._partial == {}
+
+    asyncio.run(main())

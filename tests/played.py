@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+import driven
 from pieces import flat
 
 from aioparallel.capability import Capability, Secret
@@ -136,6 +137,4 @@ async def hosted(n: int = 1, **options: Any) -> AsyncIterator[tuple[EngineHost, 
 
 
 async def printed(host: EngineHost, engine: int, text: str) -> None:
-    kernel: Any = host._engines[engine]._kernel
-    while text.encode() not in kernel._outputs[0].tail(1000):
-        await asyncio.sleep(0.001)
+    await driven.printed(host._engines[engine]._kernel, text)

@@ -97,6 +97,11 @@ def wait_gone(pids: Sequence[int], timeout: float) -> bool:
     return True
 
 
+def is_there(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    return not wait_gone([pid], 0)
+
+
 def end(process: subprocess.Popen[str], number: int = signal.SIGINT) -> int:
     """Send a signal and return the exit status."""
     process.send_signal(number)

@@ -169,6 +169,17 @@ async def raw_tasks(n: int = 2, *, eager: bool = True, **options: Any) -> AsyncI
             assert not table, table
 
 
+def run(story: Any, *args: Any, loop: type[asyncio.AbstractEventLoop] | None = None, **options: Any) -> None:
+    """Tell a story of a raw client, of its engines' host and of the dispatcher; on a loop of that kind."""
+
+    async def main() -> None:
+        async with raw_tasks(*args, **options) as (raw, host, tasks):
+            await story(raw, host, tasks)
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
+
+
 def check(tasks: Any) -> None:
     """Every task is in exactly one place."""
     ledger = tasks.ledger

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from model import model_cluster
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel.connection import Connection
@@ -24,7 +24,6 @@ LIMITS = Limits(outbox=4 * MIB, backlog=4 * MIB, dead=60.0)
 #: on the way from there.
 UNDER_WAY = 20 * MIB
 MANY = 200
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 CLIENTS: dict[str, Any] = {"task": aioparallel.TaskClient, "multiengine": aioparallel.MultiEngineClient}
 
 
@@ -55,9 +54,8 @@ async def standstill(value: Callable[[], object]) -> None:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> str:
-    tmp_path.chmod(0o700)
-    return f"unix://{tmp_path}/s"
+def address(directory: Path) -> str:
+    return f"unix://{directory}/s"
 
 
 @RUNNERS

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 import types
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from spaces import described, main_module
 
 from aioparallel import capture, serialize
 from aioparallel.serialize import pack, unpack
@@ -14,18 +14,6 @@ from aioparallel.serialize import pack, unpack
 
 def there_and_back(obj: Any) -> Any:
     return unpack(pack(obj))
-
-
-def main_module(source: str, **names: Any) -> dict[str, Any]:
-    """Run a script; its functions and classes have no import path."""
-    space: dict[str, Any] = {"__name__": "__main__", "__package__": None, "__file__": "/script.py", **names}
-    exec(textwrap.dedent(source), space)
-    return space
-
-
-def described(function: Callable[..., Any]) -> bool:
-    """Whether it travels without cloudpickle."""
-    return b"_make_function" not in pack(function)[0]
 
 
 SIMPLE = """

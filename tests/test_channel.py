@@ -8,14 +8,13 @@ import dataclasses
 import gc
 import json
 import platform
-import threading
 import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from model import ModelHost, model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel import channel as channel_module
@@ -38,8 +37,6 @@ from aioparallel.serialize import pack
 from aioparallel.settling import plain_value
 from aioparallel.source import SYSTEM
 from aioparallel.wire import Frame, Kind, Limits, encode
-
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 def value(frames: list[Frame]) -> Any:
@@ -414,11 +411,10 @@ def test_notices_of_a_later_version_are_no_matter() -> None:
     asyncio.run(main())
 
 
-def test_a_controller_that_takes_no_more_is_waited_for(tmp_path: Path) -> None:
+def test_a_controller_that_takes_no_more_is_waited_for(directory: Path) -> None:
     async def main() -> None:
         limits = Limits(outbox=2**16, share=0)
-        tmp_path.chmod(0o700)
-        async with model_cluster(1, eager=False, address=f"unix://{tmp_path}/s") as (controller, _):
+        async with model_cluster(1, eager=False, address=f"unix://{directory}/s") as (controller, _):
             channel = await opened(controller, limits=limits)
             await channel.drained()  # at once
             [server] = controller._clients.values()
@@ -457,12 +453,10 @@ def test_calls_from_many_threads(run: Any) -> None:
         async with model_cluster(3) as (controller, _):
             channel = await opened(controller)
             answers: list[list[Any]] = [[] for _ in range(8)]
-            threads = [threading.Thread(target=work, args=(channel, place, mine)) for place, mine in enumerate(answers)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    await asyncio.sleep(0.001)
+            loop = asyncio.get_running_loop()
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                working = [loop.run_in_executor(pool, work, channel, place, mine) for place, mine in enumerate(answers)]
+                await asyncio.gather(*working)
             async with asyncio.timeout(10):
                 for place, mine in enumerate(answers):
                     values = [await asyncio.wrap_future(answer) for answer in mine]

@@ -9,7 +9,6 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +28,6 @@ from aioparallel.errors import (
     SerializationError,
     TaskPoisoned,
 )
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
-
-
-@pytest.fixture
-def tc(cluster: client.Cluster) -> Iterator[client.TaskClient]:
-    with client.TaskClient(cluster.capability("task")) as tc:
-        yield tc
 
 
 def test_the_transcript(mec: client.MultiEngineClient):

@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
-import uvloop
+from plugged import Stack
 from programs import PATIENCE, environment, processes, wait_gone
+from runners import RUNNERS, Run
 
 from aioparallel import client
 from aioparallel.cluster import Cluster
@@ -24,10 +25,8 @@ from aioparallel.interface import Interface, remote
 from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_work_then_nothing_is_left(run: Run, state_directory: Path) -> None:
     async def main() -> None:
         async with Cluster(2) as cluster:
@@ -297,28 +296,8 @@ def test_forgotten_one_warns() -> None:
     asyncio.run(main())
 
 
-def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_of_ones_own(tmp_path: Path) -> None:
     """By class: the controller, a process of its own, imports it from where this program can."""
-    (tmp_path / "my_queues.py").write_text(
-        textwrap.dedent(
-            """
-            from aioparallel.queues import Command, Queue
-
-            class Stack(Queue):
-                def __init__(self) -> None:
-                    super().__init__()
-                    self._commands: list[Command] = []
-
-                def _put(self, command: Command) -> None:
-                    self._commands.append(command)
-
-                def _pop(self) -> Command:
-                    return self._commands.pop()
-            """
-        )
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    stack = __import__("my_queues").Stack
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -333,7 +312,7 @@ def test_queue_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             [ran] = await mec.pull("ran")
             return list(ran)
 
-    assert asyncio.run(order(stack)) == ["c", "b", "a"]
+    assert asyncio.run(order(Stack)) == ["c", "b", "a"]
     assert asyncio.run(order("priority")) == ["a", "b", "c"]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from spaces import main_module
 
 import aioparallel
 from aioparallel import client
@@ -47,13 +48,6 @@ def arrived(engine: Namespace, buffers: list[Any]) -> Any:
     raise error
 
 
-def script(source: str) -> dict[str, Any]:
-    """Run a script; its functions have no import path."""
-    space: dict[str, Any] = {"__name__": "__main__", "require": require, "depend": depend}
-    exec(textwrap.dedent(source), space)
-    return space
-
-
 @pytest.mark.parametrize("name", ["Dependency", "Properties", "depend", "require"])
 def test_they_are_of_both_faces(name: str) -> None:
     assert getattr(aioparallel, name) is getattr(client, name)
@@ -83,14 +77,16 @@ def test_what_is_there_is_no_obstacle(engine: Namespace) -> None:
 
 
 def test_what_is_missing_is_a_rejection(engine: Namespace) -> None:
-    functions = script(
+    functions = main_module(
         """
         def helper(): pass
         @require("math", "nowhere.to_be.found")
         def f(x): return x
         @require(helper)
         def g(x): return helper
-        """
+        """,
+        require=require,
+        depend=depend,
     )
     with pytest.raises(TaskRejectError, match=r"f requires the module nowhere\.to_be.found.*No module named 'nowhere'"):
         do(engine, "apply", functions["f"], (1,), {})
@@ -129,7 +125,7 @@ def test_decorators_are_for_functions() -> None:
 
 
 def test_a_condition_is_asked_at_each_call(engine: Namespace) -> None:
-    functions = script(
+    functions = main_module(
         """
         import sys
         def named(name, *, value): return getattr(sys, name, None) == value
@@ -140,7 +136,9 @@ def test_a_condition_is_asked_at_each_call(engine: Namespace) -> None:
         async def later(): return True
         @depend(later)
         def slow(): pass
-        """
+        """,
+        require=require,
+        depend=depend,
     )
     call = pack(("apply", functions["f"], (1,), {}))
     with pytest.raises(TaskRejectError, match=r"named\('aioparallel_test', value=5\) is False here") as caught:

@@ -9,20 +9,20 @@ import asyncio
 import dataclasses
 import json
 import logging
-import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pieces import flat
 from recorder import Recorder
+from runners import Run
 
 from aioparallel import connection as connection_module
-from aioparallel import dial, loops, transports
+from aioparallel import dial, transports
 from aioparallel.authority import Authority
 from aioparallel.capability import Capability
 from aioparallel.connection import LINGER, Connection
@@ -41,66 +41,18 @@ from aioparallel.handshake import ServerHandshake
 from aioparallel.identity import Identity
 from aioparallel.private import Secret
 from aioparallel.source import SYSTEM
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.transports import Gate, Slot
 from aioparallel.wire import PIECE, TOGETHER, Frame, Kind, Limits, encode, size_of
 
 LIMITS = Limits(message=2**24, outbox=2**20, beat=2.0, suspect=6.0, dead=10.0, stuck=30.0)
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-class JumpingLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer when there is nothing else to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 1000.0
-        self.real_select = self._selector.select  # type: ignore[attr-defined]
-        self._selector.select = self.jump  # type: ignore[attr-defined]
-
-    def time(self) -> float:
-        return self.now
-
-    def jump(self, timeout: float | None) -> Any:
-        assert timeout is not None, "everybody waits for something that will never happen"
-        self.now += timeout
-        return self.real_select(0)
 
 
 @pytest.fixture
 def jumping() -> Iterator[Run]:
-    with asyncio.Runner(loop_factory=JumpingLoop, debug=True) as runner:
+    """Run a coroutine where time jumps to the next timer when there is nothing else to do."""
+    with asyncio.Runner(loop_factory=VirtualLoop, debug=True) as runner:
         yield runner.run
-
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "our own": loops.new_event_loop,
-}
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Run a coroutine on each kind of loop, for 10 seconds at most."""
-    with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 10))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(params=["unix", "tls", "memory"])
-def address(request: pytest.FixtureRequest, directory: Path) -> str:
-    found: str = {"unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0", "memory": "memory://here"}[request.param]
-    return found
-
-
-@pytest.fixture(scope="module")
-def identity() -> Identity:
-    return Identity.new("c0ffee", time.time())
 
 
 class Side:
@@ -642,9 +594,8 @@ def test_slow_reader_pauses_the_producer_and_gets_everything(run: Run, address: 
     run(main())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("scheme", ["unix", "tls"])
-def test_reader_that_is_stuck_is_disconnected(loop: str, scheme: str, directory: Path, identity: Identity) -> None:
+def test_reader_that_is_stuck_is_disconnected(run: Run, scheme: str, directory: Path, identity: Identity) -> None:
     limits = dataclasses.replace(LIMITS, beat=0.02, dead=9.0, suspect=9.0, stuck=0.15)
 
     async def main() -> None:
@@ -661,8 +612,7 @@ def test_reader_that_is_stuck_is_disconnected(loop: str, scheme: str, directory:
             near.connection.resume_reading()
             await ended(near)
 
-    with asyncio.Runner(loop_factory=LOOPS[loop], debug=True) as runner:
-        runner.run(asyncio.wait_for(main(), 10))
+    run(main())
 
 
 def test_reader_that_is_slow_but_reads_is_not_stuck(jumping: Run) -> None:
@@ -739,11 +689,11 @@ def test_client_is_not_given_up_for_silence(jumping: Run) -> None:
 def test_loop_that_was_held_up_blames_nobody(jumping: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, JumpingLoop)
+        assert isinstance(loop, VirtualLoop)
         async with house() as there:
             near = await there.dial()
             await asyncio.sleep(5.0)
-            loop.now += 300.0
+            loop._now += 300.0
             await asyncio.sleep(60.0)
             assert (near.lost, there.sides[0].lost) == ([], [])
             near.connection.close()
@@ -1008,10 +958,9 @@ async def _pair_over(scheme: str, tmp_path: Path) -> tuple[Connection, Connectio
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(tmp_path: Path, alone: bool):
-    tmp_path.chmod(0o700)
+def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(directory: Path, alone: bool):
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        near, far, seen = runner.run(_pair_over("unix", tmp_path))
+        near, far, seen = runner.run(_pair_over("unix", directory))
         assert not near.read_here(0.0, alone=alone)
         for number in range(3):
             far.send_now(encode(Kind.NOTICE, number))
@@ -1025,11 +974,10 @@ def test_a_thread_that_waits_reads_from_a_plain_socket_by_itself(tmp_path: Path,
         runner.run(turns(10))
 
 
-def test_looking_in_vain_becomes_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    tmp_path.chmod(0o700)
+def test_looking_in_vain_becomes_seldom(directory: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(connection_module, "SPIN", 0.0)
     with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        near, far, _ = runner.run(_pair_over("unix", tmp_path))
+        near, far, _ = runner.run(_pair_over("unix", directory))
         looks: list[int] = []
         poll = near._poll
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from model import ModelHost, model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel.authority import ControllerState
@@ -32,14 +32,11 @@ from aioparallel.private import Secret
 from aioparallel.queues import Command, PriorityQueue
 from aioparallel.source import SYSTEM
 
-RUNNERS = [asyncio.run, uvloop.run]
 
-
-@pytest.mark.parametrize("run", RUNNERS)
+@RUNNERS
 @pytest.mark.parametrize("scheme", ["memory", "unix", "tls"])
-def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, tmp_path: Path):
-    tmp_path.chmod(0o700)
-    address = {"memory": "memory://x", "unix": f"unix://{tmp_path}/s", "tls": "tls://127.0.0.1:0"}[scheme]
+def test_everything_works_over_every_transport_and_loop(run: Any, scheme: str, directory: Path):
+    address = {"memory": "memory://x", "unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0"}[scheme]
 
     async def main() -> None:
         async with model_cluster(2, address=address) as (controller, _):
@@ -116,12 +113,10 @@ def test_a_capability_opens_its_own_interface_and_no_other():
     asyncio.run(main())
 
 
-def test_a_controller_that_is_gone_is_said_at_once(tmp_path: Path):
-    tmp_path.chmod(0o700)
-
+def test_a_controller_that_is_gone_is_said_at_once(directory: Path):
     async def main() -> None:
         async with Controller() as controller:
-            await controller.listen(f"unix://{tmp_path}/s")
+            await controller.listen(f"unix://{directory}/s")
             await controller.add("task")
             capability = controller.capability("task")
         with pytest.raises(ControllerGone, match=r"no controller answers .* start one with: aiocluster start -n 4"):
@@ -146,15 +141,14 @@ def test_identity_and_keys_survive_a_restart(tmp_path: Path):
     assert (first.id, first.key.reveal(), first.pins) == (second.id, second.key.reveal(), second.pins)
 
 
-def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
-    tmp_path.chmod(0o700)
+def test_many_lives_in_one_process_leave_nothing_behind(directory: Path):
     before = len(list(Path("/proc/self/fd").iterdir()))
 
     async def main() -> None:
         for _ in range(20):
             async with Controller() as one, Controller() as two:
                 await one.listen("memory://one")
-                await two.listen(f"unix://{tmp_path}/two")
+                await two.listen(f"unix://{directory}/two")
                 for controller in (one, two):
                     await controller.add("task")
                     async with aioparallel.TaskClient(controller.capability("task")):
@@ -165,7 +159,7 @@ def test_many_lives_in_one_process_leave_nothing_behind(tmp_path: Path):
     asyncio.run(main())
     gc.collect()
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_controller_and_interfaces_run_with_pickle_banned():

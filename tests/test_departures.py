@@ -15,6 +15,7 @@ import aioparallel
 from aioparallel import departures
 from aioparallel.errors import ConnectionLost, InvalidDeferredID
 from aioparallel.memory import AVAILABLE, Pool
+from aioparallel.testing.rules import until
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="this system shares no memory")
 
@@ -29,8 +30,7 @@ class Gate:
         self.open = threading.Event()
 
     async def wait(self) -> None:
-        while not self.begun.is_set():
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(self.begun.wait, 30)
 
 
 @pytest.fixture
@@ -50,15 +50,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> str:
-    tmp_path.chmod(0o700)
-    return f"unix://{tmp_path}/s"
+def address(directory: Path) -> str:
+    return f"unix://{directory}/s"
 
 
 async def multiengine(controller: Any) -> Any:
     mec = await aioparallel.MultiEngineClient.connect(controller.capability("multiengine"))
-    while not mec.channel._connection.shares:
-        await asyncio.sleep(0.001)
+    await until(lambda: mec.channel._connection.shares)
     return mec
 
 

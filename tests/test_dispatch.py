@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from model import ModelHost, settle
-from rawtasks import argument, check, of, raw_tasks, value_in
+from rawtasks import argument, check, of, raw_tasks, run, value_in
 
 from aioparallel import placing
 from aioparallel.errors import (
@@ -24,6 +24,7 @@ from aioparallel.errors import (
     TaskTimeout,
 )
 from aioparallel.serialize import pack
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.wire import Kind, encode
 
 
@@ -43,12 +44,13 @@ def reject() -> None:
     raise TaskRejectError("not here")
 
 
-def run(story: Any, *args: Any, **options: Any) -> None:
-    async def main() -> None:
-        async with raw_tasks(*args, **options) as (raw, host, tasks):
-            await story(raw, host, tasks)
-
-    asyncio.run(main())
+async def warm_up(raw: Any, host: ModelHost, **terms: Any) -> None:
+    """Show the scheduler that such tasks are short, so that it lets several wait at an engine."""
+    host.seconds = 0.0001
+    warm = raw.submit(double, 0, **terms)
+    await settle()
+    host.step()
+    await warm
 
 
 @pytest.mark.parametrize("follow", [False, True], ids=["after", "follow"])
@@ -344,11 +346,7 @@ def test_poison_is_found_on_two_engines():
 
 def test_only_the_running_task_of_a_dead_kernel_gets_a_strike():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0)
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host)
         poison = raw.submit(double, 1)
         innocent = [raw.submit(double, 2) for _ in range(5)]
         await settle()
@@ -371,11 +369,7 @@ def test_only_the_running_task_of_a_dead_kernel_gets_a_strike():
 
 def test_at_most_once():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0, label="x")
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host, label="x")
         once = [raw.submit(double, i, label="x", at_most_once=True) for i in range(2)]
         await settle()
         assert len(host.waiting) == 2
@@ -398,11 +392,7 @@ def test_at_most_once():
 
 def test_a_lost_host_strikes_one_and_fails_what_may_have_begun_at_most_once():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0, label="x")
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host, label="x")
         first, second = raw.submit(double, 1, label="x"), raw.submit(double, 2, label="x")
         once = raw.submit(double, 3, label="x", at_most_once=True)
         await settle()
@@ -567,11 +557,7 @@ def test_abort_answers_when_the_work_has_ended():
 
 def test_a_task_asked_back_runs_on_an_idle_engine():
     async def story(raw: Any, host: ModelHost, tasks: Any) -> None:
-        host.seconds = 0.0001
-        warm = raw.submit(double, 0)
-        await settle()
-        host.step()
-        await warm
+        await warm_up(raw, host)
         # Engine 1 has no room for these, and is free a moment later.
         blocker = raw.submit(double, 0, engines=[1], label="blocker")
         calls = [raw.submit(double, i) for i in range(4)]
@@ -590,7 +576,7 @@ def test_a_task_asked_back_runs_on_an_idle_engine():
         assert await asyncio.gather(*calls) == [[0], [2], [4], [6]]
         assert [call.tried for call in calls] == [0] * 4
 
-    run(story, 2, eager=False)
+    run(story, 2, eager=False, loop=VirtualLoop)
 
 
 def test_followers_of_an_engine_that_is_gone_fail():

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import uvloop
 from model import model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel.kernels import MakeKernel
@@ -25,7 +26,6 @@ from aioparallel.testing.model import ModelKernel, Pipe
 from aioparallel.transports import memory
 from aioparallel.wire import Limits
 
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 #: Kernels of an engine host: played in this process, or real ones.
 Kernels = Callable[[], MakeKernel | None]
 
@@ -156,12 +156,6 @@ async def nothing_left(directory: Path, before: Belongings) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert list(directory.iterdir()) == []
     assert Belongings.now() == before
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o700)
-    return tmp_path
 
 
 def addressed(scheme: str, directory: Path) -> str:

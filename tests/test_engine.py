@@ -16,25 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from played import NOWHERE, Played, hosted, printed
+from programs import is_there, wait_gone
+from runners import RUNNERS
 
 from aioparallel.engine import EngineHost
 from aioparallel.errors import ClusterError, ConfigurationError, ConnectionLost, ControllerGone, NoClusterError
 from aioparallel.kernels import KernelOptions
 from aioparallel.serialize import pack, unpack, unpack_error
 from aioparallel.source import SYSTEM
+from aioparallel.testing.rules import until
 from aioparallel.wire import RESULT_META, HostCall, Kind, Limits, Sendable, Status, encode
 
 
-def _is_there(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_engines_join_and_answer(run: Any) -> None:
     async def main() -> None:
         async with hosted(3) as (host, played):
@@ -42,7 +37,7 @@ def test_engines_join_and_answer(run: Any) -> None:
             for about in played.joined.values():
                 assert set(about) == {"pid", "host", "python", "slot"}
                 assert about["python"] == sys.version.split()[0]
-                assert _is_there(about["pid"])
+                assert is_there(about["pid"])
             assert await asyncio.gather(*(played.value(i, "id * 2") for i in host.engine_ids)) == ["20", "22", "24"]
             frame = await played.execute(11, "print('x'); 1/0")
             assert frame.code == Status.ERROR
@@ -50,7 +45,7 @@ def test_engines_join_and_answer(run: Any) -> None:
             assert isinstance(unpack_error(frame.buffers), ZeroDivisionError)
             pids = [about["pid"] for about in played.joined.values()]
         assert played.closed
-        assert not any(map(_is_there, pids))
+        assert not any(map(is_there, pids))
 
     run(main())
 
@@ -229,7 +224,7 @@ def test_interrupt_restart_and_stop() -> None:
             assert (await played.call(HostCall.STOP, 10)).code == Status.OK
             assert (await spinning).json()["reason"] == "stopped on request"
             assert (await played.notices.get())["event"] == "engine_left"
-            assert not _is_there(restarted.json()["pid"])
+            assert not is_there(restarted.json()["pid"])
             assert host.engine_ids == [11]
             for refused in (played.execute(10, "1"), played.call(HostCall.RESTART, 10), played.call(HostCall(1), 999)):
                 assert "is not at this host" in (await refused).json()["text"]
@@ -286,10 +281,7 @@ def test_a_kernel_that_runs_is_looked_after() -> None:
             await asyncio.sleep(0)
             host_side: Any = played
             seat = host_side._on_frames.__self__._seats[0]
-            lost = 0
-            while not lost:
-                await asyncio.sleep(0.01)
-                lost = seat._kernel._page.words[4]
+            await until(lambda: seat._kernel._page.words[4])
             await played.call(HostCall.INTERRUPT, 10)
             assert b"bytes left out" in (await runaway).header
 
@@ -307,7 +299,7 @@ def test_losing_the_controller_is_the_end() -> None:
             played.lose(ConnectionResetError("cut"))
             with pytest.raises(ConnectionLost, match="cut"):
                 await host.wait_closed()
-            assert not any(map(_is_there, pids))
+            assert not any(map(is_there, pids))
 
     asyncio.run(main())
 
@@ -445,7 +437,4 @@ def test_killing_the_host_leaves_no_kernel() -> None:
         pids = [int(pid) for pid in host.stdout.readline().split()]
         assert len(pids) == 3
         host.kill()
-    end = time.monotonic() + 2
-    while any(map(_is_there, pids)):
-        assert time.monotonic() < end, "a kernel outlives its host"
-        time.sleep(0.005)
+    assert wait_gone(pids, 2), "a kernel outlives its host"

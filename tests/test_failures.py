@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 import threading
 from typing import Any
 
 import pytest
+from spaces import main_module
 
 from aioparallel.errors import DeserializationError, EngineDied, RemoteError, SerializationError
 from aioparallel.serialize import Buffer, pack, pack_error, unpack, unpack_error
-
-
-def main_module(source: str) -> dict[str, Any]:
-    """Run a script; its classes have no import path."""
-    space: dict[str, Any] = {"__name__": "__main__", "__package__": None, "__file__": "/script.py"}
-    exec(textwrap.dedent(source), space)
-    return space
 
 
 class Unbuildable:

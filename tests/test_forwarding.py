@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -47,10 +47,6 @@ def kept() -> Iterator[Kept]:
 
 
 # With model engines: their loggers are this program's, so what is sent is played
-
-
-def connect(controller: Any) -> aioparallel.MultiEngineClient:
-    return aioparallel.MultiEngineClient(controller.capability("multiengine"))
 
 
 def played(
@@ -209,20 +205,6 @@ def test_bad_requests_are_refused_in_words_and_leave_nothing() -> None:
 
 
 # Real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.execute("import logging; log = logging.getLogger('engines.user')")
-        mec.reset()
 
 
 LOG = "import logging; log = logging.getLogger('engines.user'); "

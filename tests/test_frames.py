@@ -6,8 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
-import pytest
-import uvloop
+from runners import RUNNERS
 
 from aioparallel.errors import ProtocolError
 from aioparallel.frames import FrameSocket
@@ -28,7 +27,7 @@ class Pair:
                 await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_small_and_large_arrive_in_order(run: Any) -> None:
     async def main() -> None:
         pair = Pair()

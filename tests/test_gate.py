@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
-import uvloop
+from runners import Run
 
 from aioparallel import gate as module
 from aioparallel.gate import Gate, Slot
 
-RUNNERS = [asyncio.run, uvloop.run]
 
-
-@pytest.mark.parametrize("run", RUNNERS)
-def test_one_source_has_few_places_unless_it_is_trusted(run: Any) -> None:
+def test_one_source_has_few_places_unless_it_is_trusted(run: Run) -> None:
     async def main() -> None:
         gate, sent_away = Gate(slots=6, per_source=2), list[str]()
 
@@ -41,8 +37,7 @@ def test_one_source_has_few_places_unless_it_is_trusted(run: Any) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("run", RUNNERS)
-def test_slot_that_is_left_frees_its_place_and_its_timer(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slot_that_is_left_frees_its_place_and_its_timer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HANDSHAKE", 0.01)
 
     async def main() -> None:
@@ -50,10 +45,10 @@ def test_slot_that_is_left_frees_its_place_and_its_timer(run: Any, monkeypatch: 
         slot = gate.enter("a", lambda: sent_away.append("first"))
         assert repr(slot) == "<Slot of a>"
         slot.leave()
-        gate.enter("a", lambda: sent_away.append("second"))
-        async with asyncio.timeout(10):
-            while len(gate):
-                await asyncio.sleep(0.005)
+        gone = asyncio.Event()
+        gate.enter("a", lambda: (sent_away.append("second"), gone.set()))
+        await gone.wait()
+        assert len(gate) == 0
         assert sent_away == ["second"]
 
     run(main())

@@ -168,9 +168,8 @@ class _Elsewhere(threading.Thread):
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Iterator[Capability]:
-    tmp_path.chmod(0o700)
-    thread = _Elsewhere(tmp_path)
+def elsewhere(directory: Path) -> Iterator[Capability]:
+    thread = _Elsewhere(directory)
     thread.start()
     assert thread.ready.wait(30)
     yield thread.capability

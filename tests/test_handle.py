@@ -6,18 +6,12 @@ import asyncio
 import gc
 import logging
 import time
-from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel.errors import CompositeError, InvalidDeferredID, QueueCleared
-
-
-def connect(controller: Any, name: str = "multiengine") -> Any:
-    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
-    return kind(controller.capability(name))
 
 
 def double(x: int) -> int:

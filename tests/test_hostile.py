@@ -10,17 +10,16 @@ import logging
 import os
 import pickle
 import random
-import shutil
 import ssl
 import struct
-import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runners import Run
 
-from aioparallel import events, gate, loops
+from aioparallel import events, gate
 from aioparallel.capability import Capability
 from aioparallel.controller import Controller
 from aioparallel.dial import connect
@@ -31,30 +30,19 @@ from aioparallel.identity import ALPN
 from aioparallel.interface import ClientProxy
 from aioparallel.interfaces.monitor import MonitorClient
 from aioparallel.roster import EngineLink
+from aioparallel.testing.rules import until
 from aioparallel.wire import HEAD, Kind, encode
 
 #: Seconds that a peer has for its handshake here.
 HANDSHAKE = 0.3
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "our own": loops.new_event_loop,
-}
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
+#: Seconds that a test may take.
+RUN_SECONDS = 60
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+@pytest.fixture(autouse=True)
+def short_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "HANDSHAKE", HANDSHAKE)
-    with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 60))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture
@@ -241,10 +229,9 @@ def test_honest_client_works_among_all_of_them(run: Run, directory: Path, entere
         async with door(kind, directory) as there, MonitorClient(there.capability()) as early:
             attacks = [asyncio.ensure_future(attack(there, data)) for data in ATTACKS.values()]
             answers = 0
-            while not all(each.done() for each in attacks):
+            while (await asyncio.wait(attacks, timeout=0.01))[1]:
                 assert (await early.status())["cluster"] == "default"
                 answers += 1
-                await asyncio.sleep(0.01)
             async with MonitorClient(there.capability()) as late:
                 assert (await late.status())["clients"] == {"monitor": 2}
             await asyncio.gather(*attacks)
@@ -339,8 +326,7 @@ def test_nothing_is_kept_of_those_who_were_not_let_in(run: Run, directory: Path,
                 streams = await there.knock()
                 streams[1].write(data)
                 await gone(streams)
-            while len(there.controller._admission.gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(there.controller._admission.gate))
             await asyncio.sleep(0)
             assert there.controller._admission.connections == {}
         # Leaving means closing, and that does not wait for anybody.

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from plugged import Counter
+from runners import Run
 
 from aioparallel.interface import Interface, remote
 from aioparallel.testing import CheckFailed, check_interface, interface_rules
 from aioparallel.testing.rules import words
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
-
-
-class Counter(Interface):
-    """A stranger's interface."""
-
-    name = "counter"
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    @remote
-    def add(self, number: int) -> int:
-        self.value += number
-        return self.value
-
 
 @pytest.mark.parametrize(
     ("interface", "run"),
     [
-        *((name, asyncio.run) for name in ("multiengine", "task", "monitor", "admin", f"{__name__}:Counter")),
+        *((name, asyncio.run) for name in ("multiengine", "task", "monitor", "admin", "plugged:Counter")),
         (Counter, uvloop.run),
     ],
 )

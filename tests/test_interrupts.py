@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
+import os
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,14 @@ import aioparallel
 from aioparallel import client
 from aioparallel.errors import CompositeError, RemoteError
 
-#: MARK is where it has begun: behind the imports, since one that is interrupted may not work a second time.
+#: MARK is where it has begun, and PIPE what tells of it: behind the imports, since one that is interrupted may not work
+#: a second time.
 RUNNING = {
     "python": "MARK\nwhile True: pass",
     "sleep": "import time\nMARK\ntime.sleep(1000)",
     "matmuls": "import numpy; a = numpy.ones((300, 300))\nMARK\nwhile True: a = a @ a / 300",
-    "child": "import subprocess\nMARK\nsubprocess.run(['sleep', '1000'])",
-    "shell": "import subprocess\nMARK\nsubprocess.run('sleep 1000; true', shell=True)",
+    "child": "import subprocess\nsubprocess.run(['sh', '-c', ': > PIPE; exec sleep 1000'])",
+    "shell": "import subprocess\nsubprocess.run(': > PIPE; sleep 1000; true', shell=True)",
     "pipe": "import os\nMARK\nos.read(os.pipe()[0], 1)",
     "lock": "import threading; lock = threading.Lock(); lock.acquire()\nMARK\nlock.acquire()",
     "coroutine": "import asyncio\nMARK\nawait asyncio.sleep(1000)",
@@ -27,26 +27,20 @@ RUNNING = {
 }
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        mec.push({"kept": [1, 2], "tidy": False})
-        yield mec
-        mec.reset()
+def mec(mec: client.MultiEngineClient) -> client.MultiEngineClient:
+    """One whose engines have names already."""
+    mec.push({"kept": [1, 2], "tidy": False})
+    return mec
 
 
 @pytest.mark.parametrize("what", RUNNING)
 def test_the_namespace_survives_and_the_error_names_it(mec: client.MultiEngineClient, tmp_path: Path, what: str):
-    mark = tmp_path / "running"
-    running = mec.execute(RUNNING[what].replace("MARK", f"open({str(mark)!r}, 'w').close()"), targets=0, block=False)
-    while not mark.exists():
-        time.sleep(0.001)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    code = RUNNING[what].replace("MARK", "open('PIPE', 'w').close()").replace("PIPE", str(pipe))
+    running = mec.execute(code, targets=0, block=False)
+    pipe.read_bytes()
     mec.interrupt(targets=0)
     with pytest.raises(RemoteError, match="KeyboardInterrupt") as caught:
         running.result(30)
@@ -60,13 +54,23 @@ def test_the_namespace_survives_and_the_error_names_it(mec: client.MultiEngineCl
 
 
 def test_one_long_call_into_c_ends_first(mec: client.MultiEngineClient, tmp_path: Path):
-    mark = tmp_path / "running"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
     mec.execute("import numpy; a = numpy.random.default_rng(1).random(6_000_000)", targets=0)
-    # It looks at no signal, and holds the interpreter's lock or not: the interrupt comes when it is over.
-    code = f"open({str(mark)!r}, 'w').close(); a.sort(kind='stable')\nwhile True: pass"
+    # It looks at no signal, and holds the interpreter's lock or not: the interrupt comes when it is over. That it has
+    # begun is seen by another thread.
+    code = f"""
+import threading
+unsorted = a[:1000].copy()
+def look():
+    while (a[:1000] == unsorted).all(): pass
+    open({str(pipe)!r}, "w").close()
+threading.Thread(target=look).start()
+a.sort(kind="stable")
+while True: pass
+"""
     running = mec.execute(code, targets=0, block=False)
-    while not mark.exists():
-        time.sleep(0.001)
+    pipe.read_bytes()
     mec.interrupt(targets=0)
     with pytest.raises(RemoteError, match="KeyboardInterrupt"):
         running.result(60)
@@ -74,20 +78,21 @@ def test_one_long_call_into_c_ends_first(mec: client.MultiEngineClient, tmp_path
 
 
 def test_what_catches_it_goes_on(mec: client.MultiEngineClient, tmp_path: Path):
-    mark = tmp_path / "running"
+    pipes = [tmp_path / f"pipe {turn}" for turn in range(2)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
     code = f"""
-for turn in range(2):
+for pipe in {[str(pipe) for pipe in pipes]}:
     try:
-        open({str(mark)!r} + str(turn), "w").close()
+        open(pipe, "w").close()
         while True: pass
     except KeyboardInterrupt:
         pass
 "done"
 """
     running = mec.execute(code, targets=1, block=False)
-    for turn in range(2):
-        while not Path(f"{mark}{turn}").exists():
-            time.sleep(0.001)
+    for pipe in pipes:
+        pipe.read_bytes()
         mec.interrupt(targets=1)
     assert running.result(30)[0].value == "'done'"
 

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import numpy
 import pytest
 from driven import ENGINE, Driven, driven
+from programs import wait_gone
 
 from aioparallel.errors import MessageTooLarge, ProtocolError, RemoteError, TaskRejectError
 from aioparallel.memory import Segment, span
@@ -109,8 +109,7 @@ def test_records_come_before_the_answer_also_of_gathered_ones() -> None:
             await asyncio.gather(*answers)
             assert one.records == [(number + 1 + i, 77, str(i)) for i in range(300)]
             await one.do("import threading; threading.Timer(0.02, log, ['late']).start()")
-            while len(one.records) == 300:
-                await asyncio.sleep(0.001)
+            await one.told(lambda: len(one.records) > 300)
             assert one.records[-1][1:] == (77, "late")
 
     asyncio.run(main())
@@ -123,8 +122,7 @@ def test_a_session_that_is_gone_is_forgotten_also_before_there_was_any() -> None
         one.kernel.start()
         await one.ready
         one.kernel.send(forget)
-        while one.order != [77]:
-            await asyncio.sleep(0.001)
+        await one.told(lambda: one.order == [77])
         await one.kernel.aclose()
         async with driven() as one:
             await one.submit("forward_logging", 77, 1, "a", 20)[1]
@@ -253,9 +251,8 @@ def test_interrupt(code: str) -> None:
             number, answer = one.execute(code)
             await one.printed("on\n")
             one.kernel.interrupt(number)
-            while "system" in code and not answer.done():
+            while "system" in code and not (await asyncio.wait([answer], timeout=0.02))[0]:
                 # C's system() hides SIGINT from its caller: the first ends the child, the next one is ours.
-                await asyncio.sleep(0.02)
                 one.kernel.interrupt(number)
             outcome = await answer
             assert outcome.status is Status.ERROR
@@ -477,12 +474,7 @@ def test_killing_the_host_leaves_no_kernel(code: str) -> None:
         kernel = int(host.stdout.readline())
         os.kill(kernel, 0)
         host.kill()
-    end = time.monotonic() + 2
-    while (
-        Path(f"/proc/{kernel}").exists() and b"Z" not in Path(f"/proc/{kernel}/stat").read_bytes().rpartition(b")")[2]
-    ):
-        assert time.monotonic() < end, "the kernel outlives its host"
-        time.sleep(0.005)
+    assert wait_gone([kernel], 2), "the kernel outlives its host"
 
 
 # Tasks

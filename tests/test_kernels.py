@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from driven import Driven, driven
+from programs import wait_gone
 
 from aioparallel.kernels import KernelOptions
 from aioparallel.wire import Limits
@@ -66,9 +67,7 @@ def test_ending_is_polite_then_firm_and_takes_the_children() -> None:
             one.execute("while True: pass")
             await one.kernel.aclose(grace=0.05)
             assert (await one.ended)[0] == -9
-            stat = Path(f"/proc/{child}/stat")
-            while stat.exists() and b" Z " not in stat.read_bytes():
-                await asyncio.sleep(0.001)
+            assert wait_gone([child], 10)
 
     asyncio.run(main())
 

@@ -6,14 +6,14 @@ import asyncio
 import concurrent.futures
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import uvloop
 from model import model_cluster, settle
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel import client
@@ -26,7 +26,6 @@ from aioparallel.wire import Limits
 PIECE = 1000
 LIMITS = Limits(piece=PIECE, dead=60.0)
 LARGE = b"x" * 300_000
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 def far_end(controller: Controller, near: Any) -> Connection:
@@ -159,12 +158,6 @@ def test_engines_see_calls_in_order_whatever_their_sizes(seed: int) -> None:
             await mec.aclose()
 
     asyncio.run(main())
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
 
 
 def test_each_thread_keeps_its_order_on_real_engines(cluster: client.Cluster) -> None:
@@ -351,13 +344,12 @@ def test_a_connection_lost_in_the_middle_leaves_nothing(run: Any, who: str) -> N
 
 @RUNNERS
 @pytest.mark.parametrize("interface", ["task", "multiengine"])
-def test_messages_above_every_bound_pass(run: Any, interface: str, tmp_path: Path) -> None:
-    tmp_path.chmod(0o700)
+def test_messages_above_every_bound_pass(run: Any, interface: str, directory: Path) -> None:
     limits = Limits(outbox=100_000, backlog=100_000, dead=60.0)
     size = 2_000_000
 
     async def main() -> None:
-        async with model_cluster(2, limits=limits, address=f"unix://{tmp_path}/s") as (controller, host):
+        async with model_cluster(2, limits=limits, address=f"unix://{directory}/s") as (controller, host):
             capability = controller.capability(interface)
             if interface == "task":
                 made: Any = await aioparallel.TaskClient.connect(capability, limits=limits)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import uvloop
+from runners import Run
 
 from aioparallel.cluster import Cluster
 from aioparallel.errors import ClusterError
@@ -18,8 +18,6 @@ from aioparallel.launchers import Job, Launcher
 from aioparallel.launchers.local import LocalJob, LocalLauncher
 from aioparallel.testing import CheckFailed, check_launcher, launcher_rules
 from aioparallel.testing.rules import words
-
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 HANGS = "nothing more happened"
 
@@ -66,27 +64,13 @@ class OneTooFew(LocalLauncher):
 
 
 class StaysHere(LocalLauncher):
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
-        return await super().start(command, count, env=env)
+    async def start(self, command: Sequence[str], count: int = 1, **options: Any) -> list[Job]:
+        return await super().start(command, count, **options | {"cwd": None})
 
 
 class KeepsItsEnvironment(LocalLauncher):
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
-        return await super().start(command, count, cwd=cwd)
+    async def start(self, command: Sequence[str], count: int = 1, **options: Any) -> list[Job]:
+        return await super().start(command, count, **options | {"env": None})
 
 
 class With(LocalLauncher):
@@ -94,14 +78,7 @@ class With(LocalLauncher):
 
     job: type[LocalJob]
 
-    async def start(
-        self,
-        command: Sequence[str],
-        count: int = 1,
-        *,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> list[Job]:
+    async def start(self, command: Sequence[str], count: int = 1, *, cwd: Any = None, env: Any = None) -> list[Job]:
         jobs = [self.job(command, cwd=cwd, env=env) for _ in range(count)]
         started.extend(jobs)
         return [*jobs]

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
+from runners import RUNNERS, Run
 
 from aioparallel import launchers
 from aioparallel.errors import PluginError
@@ -18,7 +17,6 @@ from aioparallel.launchers import Job
 from aioparallel.launchers.local import LocalLauncher
 
 LIVES = "import sys; print('here', flush=True); sys.stdin.read()"
-Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 def _python(code: str) -> list[str]:
@@ -34,7 +32,7 @@ def _descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_job_lives_while_its_standard_input_is_open(run: Run) -> None:
     async def main() -> None:
         before = _descriptors()

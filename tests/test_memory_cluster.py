@@ -5,25 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from plugged import Counter
 
 from aioparallel.errors import ClusterError, ConfigurationError
-from aioparallel.interface import Interface, remote
 from aioparallel.testing import MemoryCluster
-
-
-class Counter(Interface):
-    """Counts."""
-
-    name = "counter"
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    @remote
-    def add(self, number: int) -> int:
-        """Add a number; return the sum."""
-        self.value += number
-        return self.value
 
 
 def test_clients_are_made_of_an_interfaces_annotations() -> None:

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel.errors import (
@@ -33,11 +33,6 @@ def double(x: int) -> int:
 
 def reject() -> None:
     raise TaskRejectError("not here")
-
-
-def connect(controller: Any, name: str = "multiengine") -> Any:
-    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
-    return kind(controller.capability(name))
 
 
 def test_results_come_in_the_order_of_the_targets_also_for_one():

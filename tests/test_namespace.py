@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy
 import pytest
+from spaces import do
 
 from aioparallel.errors import (
     DeserializationError,
@@ -25,14 +26,6 @@ from aioparallel.wire import Status
 @pytest.fixture
 def engine() -> Namespace:
     return Namespace(3, run_coroutine=asyncio.run)
-
-
-def do(engine: Namespace, *command: Any) -> Any:
-    """Do a command as a client sees it: the value, or the error raised."""
-    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if status == Status.OK:
-        return unpack(payload)
-    raise unpack_error(payload)
 
 
 def note(error: BaseException) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -211,11 +212,6 @@ def test_only_what_is_submitted_inside_is_watched() -> None:
 
 
 # Through a controller, with model engines
-
-
-def connect(controller: Any, name: str = "multiengine") -> Any:
-    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
-    return kind(controller.capability(name))
 
 
 def test_nobody_is_asked_when_nobody_watches() -> None:
@@ -426,19 +422,6 @@ def test_to_watch_a_call_that_is_not_there_does_nothing(call: Any) -> None:
 # Real engines
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
-
-
 class Seen:
     """What a watcher was told, and a way to wait for it."""
 
@@ -459,23 +442,30 @@ class Seen:
         return "".join(texts(self.pieces, stream, engine))
 
 
-#: Goes on when the named file is there: so what came before was told while it ran.
+def pipes(directory: Path, *names: str) -> list[Path]:
+    """Make pipes: whoever opens one to read it waits until something was written there, and the other way round."""
+    made = [directory / name for name in names]
+    for pipe in made:
+        os.mkfifo(pipe)
+    return made
+
+
+#: Goes on when its pipe is opened: so what came before was told while it ran.
 STEPS = """
-import os, subprocess, sys, time
-def wait(name):
-    while not os.path.exists(name):
-        time.sleep(0.001)
+import os, subprocess, sys
 print("python", id)
 print("complaint", file=sys.stderr)
-wait(place + "/1")
+open(f"{place}/first of {id}").close()
 os.write(1, b"descriptor\\n")
 subprocess.run(["echo", "child"], check=True)
-wait(place + "/2")
+open(f"{place}/second of {id}").close()
 print("last", end="")
 """
 
 
-def test_two_engines_are_watched_while_they_run(mec: client.MultiEngineClient, tmp_path: Any) -> None:
+def test_two_engines_are_watched_while_they_run(mec: client.MultiEngineClient, tmp_path: Path) -> None:
+    first = pipes(tmp_path, "first of 0", "first of 1")
+    second = pipes(tmp_path, "second of 0", "second of 1")
     mec.push({"place": str(tmp_path)})
     seen = Seen()
     pending = mec.execute(STEPS, block=False)
@@ -483,11 +473,13 @@ def test_two_engines_are_watched_while_they_run(mec: client.MultiEngineClient, t
     for engine in (0, 1):
         seen.wait_for(f"python {engine}\n", engine)
     assert not pending.done()
-    (tmp_path / "1").touch()
+    for pipe in first:
+        pipe.write_bytes(b"")
     for engine in (0, 1):
         seen.wait_for("descriptor\nchild\n", engine)
     assert not pending.done()
-    (tmp_path / "2").touch()
+    for pipe in second:
+        pipe.write_bytes(b"")
     for result in pending.r:
         assert seen.text(result.id) == result.stdout == f"python {result.id}\ndescriptor\nchild\nlast"
         assert seen.text(result.id, "stderr") == result.stderr == "complaint\n"
@@ -513,20 +505,18 @@ def test_it_is_complete_before_the_result_is_there(mec: client.MultiEngineClient
             assert "".join(texts(got, engine=result.id)) == result.stdout
 
 
-def test_characters_that_are_written_in_two_parts(mec: client.MultiEngineClient, tmp_path: Any) -> None:
-    mec.push({"place": str(tmp_path)})
+def test_characters_that_are_written_in_two_parts(mec: client.MultiEngineClient, tmp_path: Path) -> None:
+    [pipe] = pipes(tmp_path, "pipe")
+    mec.push({"pipe": str(pipe)})
     seen = Seen()
     with mec.watching(seen):
         pending = mec.execute(
-            "import os, time\n"
-            "os.write(1, 'aä'.encode()[:2])\n"
-            "while not os.path.exists(place + '/1'): time.sleep(0.001)\n"
-            "os.write(1, 'äb'.encode()[1:])\n",
+            "import os\nos.write(1, 'aä'.encode()[:2])\nopen(pipe).close()\nos.write(1, 'äb'.encode()[1:])\n",
             targets=0,
             block=False,
         )
     seen.wait_for("a", 0)
-    (tmp_path / "1").touch()
+    pipe.write_bytes(b"")
     assert pending.r[0].stdout == "aäb"
     assert texts(seen.pieces, engine=0) == ["a", "äb"]
 
@@ -590,25 +580,22 @@ def test_waiting_in_a_watcher_raises_and_to_watch_there_works(mec: client.MultiE
     assert texts(again, engine=0)[0] in ("x", "x\n")
 
 
-def test_tasks_are_watched_as_well(cluster: client.Cluster, tmp_path: Any) -> None:
-    def work(place: str) -> str:
-        import os
-        import time
-
+def test_tasks_are_watched_as_well(cluster: client.Cluster, tmp_path: Path) -> None:
+    def work(pipe: str) -> None:
         print("begun")
-        while not os.path.exists(place):
-            time.sleep(0.001)
+        open(pipe).close()
         print("done")
-        return place
+
+    [pipe] = pipes(tmp_path, "pipe")
 
     with client.TaskClient(cluster.capability("task")) as tc:
-        pending = tc.submit(work, str(tmp_path / "1"))
-        seen = Seen()
+        pending = tc.submit(work, str(pipe))
+        seen, begun = Seen(), threading.Event()
         pending.on_output(seen)
-        while not seen.pieces:
-            pass
+        pending.on_output(lambda piece: begun.set())
+        assert begun.wait(30)
         assert not pending.done()
-        (tmp_path / "1").touch()
+        pipe.write_bytes(b"")
         pending.result()
         assert "".join(piece.text for piece in seen.pieces) == "begun\ndone\n"
 

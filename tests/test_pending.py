@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,18 +17,11 @@ from aioparallel import client
 from aioparallel.errors import CompositeError, InvalidDeferredID, QueueCleared
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        mec.block = False
-        yield mec
-        mec.reset(block=True)
+def mec(mec: client.MultiEngineClient) -> client.MultiEngineClient:
+    """One that waits for nothing."""
+    mec.block = False
+    return mec
 
 
 def wait_until_busy(mec: client.MultiEngineClient, engine: int = 0) -> None:

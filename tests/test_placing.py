@@ -6,15 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
-import uvloop
 from model import model_cluster
+from runners import RUNNERS
 
 import aioparallel
 from aioparallel.interfaces.task import TaskInterface
 from aioparallel.scheduler import Scheduler
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_a_moment_that_is_over_by_now_is_taken_for_now(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # uvloop's handle of what is due at once can't say when.
     monkeypatch.setattr(Scheduler, "wake", property(lambda scheduler: 0.001))

@@ -10,7 +10,8 @@ import sys
 from typing import Any
 
 import pytest
-import uvloop
+from programs import is_there, wait_gone
+from runners import RUNNERS
 
 from aioparallel.process import Process, describe_exit
 
@@ -19,25 +20,11 @@ def _open_descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-def _is_there(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-async def _gone(pid: int) -> None:
-    async with asyncio.timeout(5):
-        while _is_there(pid):
-            await asyncio.sleep(0.005)
-
-
 async def _line(descriptor: int) -> str:
     return (await asyncio.to_thread(os.read, descriptor, 1000)).decode().strip()
 
 
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 def test_exit_is_noticed_and_nothing_stays(run: Any) -> None:
     async def main() -> None:
         before = _open_descriptors()
@@ -86,9 +73,9 @@ def test_aclose_ends_what_does_not_listen_and_its_children() -> None:
         reading, writing = os.pipe()
         process = Process.spawn(["sh", "-c", "trap '' TERM; sleep 1000 & echo $!; wait; wait"], stdout=writing)
         child = int(await _line(reading))
-        assert _is_there(child)
+        assert is_there(child)
         assert await process.aclose(grace=0.05) == -signal.SIGKILL
-        await _gone(child)
+        assert wait_gone([child], 5)
         os.close(reading)
         os.close(writing)
 
@@ -101,7 +88,7 @@ def test_children_end_with_the_leader() -> None:
         process = Process.spawn(["sh", "-c", "sleep 1000 & echo $!"], stdout=writing)
         child = int(await _line(reading))
         assert await process.exited == 0
-        await _gone(child)
+        assert wait_gone([child], 5)
         os.close(reading)
         os.close(writing)
 
@@ -177,7 +164,7 @@ def test_die_with_parent_also_when_that_is_killed() -> None:
         assert middle.stdout
         child = int(middle.stdout.readline())
         middle.kill()
-    asyncio.run(_gone(child))
+    assert wait_gone([child], 5)
 
 
 def test_die_with_parent_that_is_gone_already() -> None:

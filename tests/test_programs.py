@@ -6,17 +6,18 @@ import asyncio
 import inspect
 import io
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from model import model_cluster
+from model import play
 
-import aioparallel
 from aioparallel import client
 from aioparallel.client import Reference
 from aioparallel.errors import CompositeError, InvalidEngineID, InvalidProperty, NoEnginesRegistered, RemoteError
+
+ENGINES = 4
 
 c = 100
 lock = threading.Lock()
@@ -27,18 +28,11 @@ def scaled(x: int) -> int:
         return c * x
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=4) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
-        mec.clear_properties()
+def mec(mec: client.MultiEngineClient) -> Iterator[client.MultiEngineClient]:
+    """One whose engines have no properties after each test."""
+    yield mec
+    mec.clear_properties()
 
 
 @pytest.fixture
@@ -50,18 +44,6 @@ def program(tmp_path: Path) -> Path:
         encoding="utf-8",
     )
     return path
-
-
-def played(story: Callable[[Any, Any], Awaitable[None]], n: int = 3, *, eager: bool = True) -> None:
-    """Tell a story on the asyncio face, with model engines."""
-
-    async def main() -> None:
-        async with model_cluster(n, eager=eager) as (controller, host):
-            async with aioparallel.MultiEngineClient(controller.capability("multiengine")) as mec:
-                await mec.get_ids()
-                await story(mec, host)
-
-    asyncio.run(main())
 
 
 # --- functions ------------------------------------------------------------------------------------------------------
@@ -87,7 +69,7 @@ def test_a_pushed_function_lives_in_the_engines_names_async():
         assert [f(2) for f in await mec[:2].pull_function("f")] == [0, 2]
         assert [f(3) for f in await mec[1].pull_function(["f"])] == [3]
 
-    played(story)
+    play(story, n=3)
 
 
 def test_pulled_functions_work_here(mec: client.MultiEngineClient):
@@ -152,7 +134,7 @@ def test_a_file_runs_in_the_namespace_async(program: Path, monkeypatch: pytest.M
         assert "line 2, in <module>\n    raise ValueError(f'{__file__}')" in caught.value.__notes__[0]
         assert await mec.pull("__file__") == ["mine"] * 3
 
-    played(story)
+    play(story, n=3)
 
 
 def test_a_file_may_await_and_keeps_its_futures_to_itself(mec: client.MultiEngineClient, program: Path):
@@ -278,7 +260,7 @@ def test_results_are_had_once_more_async():
         assert [result.stdout for result in await asked[0]] == ["out"] * 3
         assert (await asked[1]).value == "2"
 
-    played(story, eager=False)
+    play(story, n=3, eager=False)
 
 
 @pytest.mark.parametrize("wrong", ["1", 1.0, True, [1]])
@@ -359,7 +341,7 @@ def test_benchmark_on_the_asyncio_face():
             await asyncio.sleep(0)
         assert host.waiting == []
 
-    played(story)
+    play(story, n=3)
 
 
 def test_benchmark_without_engines():
@@ -367,7 +349,7 @@ def test_benchmark_without_engines():
         with pytest.raises(NoEnginesRegistered):
             await mec.benchmark()
 
-    played(story, 0)
+    play(story, n=0)
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, model_cluster, play, settle
 
 import aioparallel
 from aioparallel.errors import InvalidEngineID, InvalidProperty, NoEnginesRegistered, OperationError
 from aioparallel.properties import plain_properties, property_names
-
-
-def played(story: Callable[[Any, ModelHost], Coroutine[Any, Any, None]], n: int = 2, *, eager: bool = True) -> None:
-    async def main() -> None:
-        async with model_cluster(n, eager=eager) as (controller, host):
-            async with aioparallel.MultiEngineClient(controller.capability("multiengine")) as mec:
-                await mec.get_ids()
-                await story(mec, host)
-
-    asyncio.run(main())
 
 
 def test_they_are_set_asked_for_and_removed() -> None:
@@ -40,7 +29,7 @@ def test_they_are_set_asked_for_and_removed() -> None:
         await mec.clear_properties()
         assert await mec.get_properties() == [{}, {}]
 
-    played(story)
+    play(story)
 
 
 def test_views_of_one_engine_give_bare_values() -> None:
@@ -54,7 +43,7 @@ def test_views_of_one_engine_give_bare_values() -> None:
         await mec[1].del_properties("n")
         assert not await mec[1].has_properties("n")
 
-    played(story)
+    play(story)
 
 
 def test_they_do_not_wait_for_commands_and_go_with_the_engine() -> None:
@@ -71,7 +60,7 @@ def test_they_do_not_wait_for_commands_and_go_with_the_engine() -> None:
         with pytest.raises(NoEnginesRegistered):
             await mec.get_properties()
 
-    played(story, 1, eager=False)
+    play(story, n=1, eager=False)
 
 
 def test_an_engine_that_takes_a_free_id_has_none_of_the_old_ones() -> None:
@@ -104,7 +93,7 @@ def test_what_is_not_there_is_named_and_nothing_is_changed() -> None:
         with pytest.raises(InvalidEngineID):
             await mec.set_properties({"a": 1}, targets=7)
 
-    played(story)
+    play(story)
 
 
 def test_they_are_bounded_an_engine_and_all_or_none_are_set() -> None:
@@ -115,7 +104,7 @@ def test_they_are_bounded_an_engine_and_all_or_none_are_set() -> None:
         assert await mec.has_properties("b") == [False, False]
         await mec.set_properties({"a": "x" * 50_000}, targets=1)
 
-    played(story)
+    play(story)
 
 
 def test_a_client_without_manners_is_refused() -> None:
@@ -128,7 +117,7 @@ def test_a_client_without_manners_is_refused() -> None:
                     await mec._operate(operation, targets="all", names=names)
         assert await mec.get_ids() == [0, 1]
 
-    played(story)
+    play(story)
 
 
 ENDLESS: list[Any] = []

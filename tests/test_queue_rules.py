@@ -7,23 +7,10 @@ import random
 from collections import deque
 
 import pytest
+from plugged import Stack
 
 from aioparallel.queues import Command, FifoQueue, PriorityQueue, Queue
 from aioparallel.testing import CheckFailed, check_queue
-
-
-class Stack(Queue):
-    """Last in, first out: what a stranger's queue needs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._commands: list[Command] = []
-
-    def _put(self, command: Command) -> None:
-        self._commands.append(command)
-
-    def _pop(self) -> Command:
-        return self._commands.pop()
 
 
 class ByClient(Queue):
@@ -50,7 +37,7 @@ class ByClient(Queue):
         return command
 
 
-@pytest.mark.parametrize("queue", ["fifo", "priority", FifoQueue, PriorityQueue, Stack, ByClient, f"{__name__}:Stack"])
+@pytest.mark.parametrize("queue", ["fifo", "priority", FifoQueue, PriorityQueue, Stack, ByClient, "plugged:Stack"])
 def test_good_queues_pass(queue: str | type[Queue]) -> None:
     rules = check_queue(queue)
     assert len(rules) > 8

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plugged import Stack
 
 from aioparallel import queues
 from aioparallel.errors import PluginError
@@ -113,17 +114,6 @@ def test_clear_returns_what_is_wanted_in_order_and_queue_goes_on(queue: Queue) -
 
 
 def test_queue_of_a_stranger_needs_two_methods() -> None:
-    class Stack(Queue):
-        def __init__(self) -> None:
-            super().__init__()
-            self._commands: list[Command] = []
-
-        def _put(self, command: Command) -> None:
-            self._commands.append(command)
-
-        def _pop(self) -> Command:
-            return self._commands.pop()
-
     queue = Stack()
     for name in "abc":
         queue.put(command(name))
@@ -202,17 +192,6 @@ def test_what_is_no_queue(wanted: Any, text: str) -> None:
 
 
 def test_what_was_taken_out_goes_back_as_if_it_had_never_been() -> None:
-    class Stack(Queue):
-        def __init__(self) -> None:
-            super().__init__()
-            self._commands: list[Command] = []
-
-        def _put(self, command: Command) -> None:
-            self._commands.append(command)
-
-        def _pop(self) -> Command:
-            return self._commands.pop()
-
     for kind, order in ((FifoQueue, "abcd"), (Stack, "dcba")):
         queue = kind()
         for name in "abcd":

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from spaces import answer, do, main_module
 
 from aioparallel import rebinding, serialize
 from aioparallel.errors import DeserializationError, SerializationError
 from aioparallel.namespace import Namespace
-from aioparallel.serialize import pack, unpack, unpack_error
-from aioparallel.wire import Status
+from aioparallel.serialize import pack, unpack
 
 c = 100
 lock = threading.Lock()
@@ -28,29 +28,11 @@ def times(x: int, y: int = 2, *, z: int = 1) -> int:
     return c * x * z  # type: ignore[name-defined,unused-ignore]
 
 
-def main_module(source: str) -> dict[str, Any]:
-    """Run a script; its functions have no import path."""
-    space: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(textwrap.dedent(source), "<script>", "exec", dont_inherit=True), space)
-    return space
-
-
 @pytest.fixture
 def engine() -> Namespace:
     engine = Namespace(3, run_coroutine=asyncio.run)
     do(engine, "push", {"c": 3})
     return engine
-
-
-def answer(engine: Namespace, buffers: list[Any]) -> Any:
-    status, payload = engine.run([bytes(buffer) for buffer in buffers])
-    if status == Status.OK:
-        return unpack(payload)
-    raise unpack_error(payload)
-
-
-def do(engine: Namespace, *command: Any) -> Any:
-    return answer(engine, pack(command))
 
 
 def push(engine: Namespace, **functions: Any) -> dict[str, Any]:

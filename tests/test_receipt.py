@@ -8,11 +8,10 @@ import gc
 import json
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, model_cluster, play, settle
 
 import aioparallel
 from aioparallel import Receipt, client
@@ -21,19 +20,11 @@ from aioparallel.errors import ConnectionLost, TaskAborted, TaskTimeout, to_plai
 from aioparallel.receipt import receipt_in
 from aioparallel.wire import LAST, Kind, Limits, Status, encode
 
+ENGINES = 1
+
 
 def double(x: int) -> int:
     return 2 * x
-
-
-def played(story: Callable[[Any, ModelHost], Coroutine[Any, Any, None]], n: int = 1) -> None:
-    async def main() -> None:
-        async with model_cluster(n, eager=False) as (controller, host):
-            async with aioparallel.TaskClient(controller.capability("task")) as tc:
-                await story(tc, host)
-                assert tc.channel._pending == tc.channel._partial == {}
-
-    asyncio.run(main())
 
 
 def test_a_cancelled_task_hears_how_its_work_ended() -> None:
@@ -54,7 +45,7 @@ def test_a_cancelled_task_hears_how_its_work_ended() -> None:
         with pytest.raises(asyncio.CancelledError):
             await running
 
-    played(story)
+    play(story, "task", 1, eager=False)
 
 
 def test_one_that_resists_is_waited_for() -> None:
@@ -72,7 +63,7 @@ def test_one_that_resists_is_waited_for() -> None:
         host.fault(TaskAborted("ended", step="kill", seconds=4.5))
         assert (await task.wait_receipt()).step == "kill"
 
-    played(story)
+    play(story, "task", 1, eager=False)
 
 
 @pytest.mark.parametrize("turns", range(30))
@@ -92,7 +83,7 @@ def test_a_result_that_races_in_leaves_it_cancelled(turns: int) -> None:
             with pytest.raises(RuntimeError, match="this task was not cancelled"):
                 await task.wait_receipt()
 
-    played(story)
+    play(story, "task", 1, eager=False)
 
 
 def test_what_is_lost_with_the_connection_is_said_and_not_complained_of() -> None:
@@ -137,7 +128,7 @@ def test_aborted_and_timed_out_tasks_have_one_too() -> None:
         assert late.receipt is not None
         assert late.receipt.step == "terminate"
 
-    played(story)
+    play(story, "task", 1, eager=False)
 
 
 def test_what_the_last_answer_says() -> None:
@@ -158,18 +149,6 @@ def rest() -> None:
 
 
 # The blocking face, on real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=1) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def tc(cluster: client.Cluster) -> Iterator[client.TaskClient]:
-    with client.TaskClient(cluster.capability("task")) as tc:
-        yield tc
 
 
 def test_on_the_blocking_face(tc: client.TaskClient) -> None:

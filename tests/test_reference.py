@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 from model import model_cluster
+from spaces import do
 
 import aioparallel
 from aioparallel import client, reference
 from aioparallel.errors import CompositeError
 from aioparallel.namespace import Namespace
 from aioparallel.reference import Outcome, Promise, Reference
-from aioparallel.serialize import pack, unpack, unpack_error
-from aioparallel.wire import Status
+from aioparallel.serialize import pack, unpack
 
 
 def same(*args: Any, **kwargs: Any) -> Any:
@@ -26,13 +26,6 @@ def same(*args: Any, **kwargs: Any) -> Any:
 class Holder:
     def __init__(self, held: Any) -> None:
         self.held = held
-
-
-def do(engine: Namespace, *command: Any) -> Any:
-    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if status == Status.OK:
-        return unpack(payload)
-    raise unpack_error(payload)
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import logging
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client, replay
@@ -21,11 +20,6 @@ from aioparallel.events import Event, SetUpFailed
 from aioparallel.handle import Handle
 from aioparallel.serialize import pack, unpack
 from aioparallel.wire import Frame, Status
-
-
-def connect(controller: Any, name: str = "multiengine") -> Any:
-    kind = {"multiengine": aioparallel.MultiEngineClient, "task": aioparallel.TaskClient}[name]
-    return kind(controller.capability(name))
 
 
 def told(frame: Frame) -> str:

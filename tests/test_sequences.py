@@ -8,12 +8,12 @@ import operator
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, connect, model_cluster, settle
 
 import aioparallel
 from aioparallel import client
@@ -30,6 +30,8 @@ from aioparallel.errors import (
 )
 from aioparallel.wire import Limits
 
+ENGINES = 3
+
 KINDS: dict[str, Callable[[int], Any]] = {
     "list": lambda n: list(range(n)),
     "tuple": lambda n: tuple(range(n)),
@@ -38,10 +40,6 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "range": range,
     "numpy": lambda n: numpy.arange(2.0 * n).reshape(n, 2),
 }
-
-
-def connect(controller: Any, **options: Any) -> aioparallel.MultiEngineClient:
-    return aioparallel.MultiEngineClient(controller.capability("multiengine"), **options)
 
 
 def same(found: Any, expected: Any) -> bool:
@@ -502,19 +500,6 @@ def test_zip_pull_is_the_transpose() -> None:
 
 
 # The blocking face, and real engines
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=3) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as mec:
-        yield mec
-        mec.reset()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 import pytest
+from spaces import described, main_module
 
 from aioparallel import serialize
 from aioparallel.errors import DeserializationError, SerializationError
@@ -27,18 +28,6 @@ def there_and_back(obj: Any) -> Any:
 def received(buffers: list[Buffer]) -> list[Buffer]:
     """What a decoder hands out: the stream, and bytearrays."""
     return [bytes(buffers[0]), *map(bytearray, buffers[1:])]
-
-
-def main_module(source: str, **names: Any) -> dict[str, Any]:
-    """Run a script; its functions and classes have no import path."""
-    space: dict[str, Any] = {"__name__": "__main__", "__package__": None, "__file__": "/script.py", **names}
-    exec(textwrap.dedent(source), space)
-    return space
-
-
-def described(function: Callable[..., Any]) -> bool:
-    """Whether it travels without cloudpickle."""
-    return b"_make_function" not in pack(function)[0]
 
 
 # --- plain data -----------------------------------------------------------------------------------------------------

@@ -31,13 +31,6 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[client.Cluster]:
         yield started
 
 
-@pytest.fixture
-def mec(cluster: client.Cluster) -> Iterator[client.MultiEngineClient]:
-    with client.MultiEngineClient(cluster.capability("multiengine")) as connected:
-        connected.reset()
-        yield connected
-
-
 def _inodes(pid: int) -> set[str]:
     """The segments that a process has mapped or open."""
     mapped = re.findall(r"(\d+) +/memfd:aioparallel \(deleted\)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)

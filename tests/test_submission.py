@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, connect, model_cluster, play, settle
 
 import aioparallel
 from aioparallel import departures
@@ -20,6 +19,7 @@ from aioparallel.errors import (
     SerializationError,
     TaskAborted,
 )
+from aioparallel.testing.rules import until
 from aioparallel.wire import Limits
 
 Dependency = aioparallel.Dependency
@@ -35,16 +35,6 @@ def boom(*_: Any) -> Any:
 
 def add(*values: int) -> int:
     return sum(values)
-
-
-def played(story: Callable[[Any, Any, ModelHost], Coroutine[Any, Any, None]], n: int = 2, **options: Any) -> None:
-    async def main() -> None:
-        async with model_cluster(n, **options) as (controller, host):
-            async with aioparallel.TaskClient(controller.capability("task")) as tc:
-                await story(tc, controller, host)
-                assert tc.channel.waiting == {}
-
-    asyncio.run(main())
 
 
 def told(tc: Any) -> list[str]:
@@ -70,7 +60,7 @@ def run_all(host: ModelHost) -> None:
 
 
 def test_values_go_from_engine_to_engine() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         operations = told(tc)
         first = tc.submit(double, 4)
         nested = tc.submit(lambda d: d["a"][0] + d["b"], {"a": [first], "b": first})
@@ -78,11 +68,11 @@ def test_values_go_from_engine_to_engine() -> None:
         assert await last == 8 + 16 + 2 + 2
         assert operations == ["submit", "submit_with", "submit", "submit_with"]
 
-    played(story)
+    play(story, "task")
 
 
 def test_a_value_is_not_sent_that_is_there() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         sizes = []
         call = tc.channel.call
 
@@ -95,11 +85,11 @@ def test_a_value_is_not_sent_that_is_there() -> None:
         assert await tc.submit(len, first) == 100_000
         assert max(sizes) < 1000
 
-    played(story)
+    play(story, "task")
 
 
 def test_what_has_arrived_goes_along() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         operations = told(tc)
         first = tc.submit(double, 4)
         assert await first == 8
@@ -107,11 +97,11 @@ def test_what_has_arrived_goes_along() -> None:
         assert await tc.submit(lambda *, of: of[0], of=[first]) == 8
         assert operations == ["submit"] * 3
 
-    played(story)
+    play(story, "task")
 
 
 def test_a_failed_parent_is_the_cause_wherever_it_is_judged() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         failing = tc.submit(boom)
         there = tc.submit(double, failing)
         grandchild = tc.submit(double, there)
@@ -125,11 +115,11 @@ def test_a_failed_parent_is_the_cause_wherever_it_is_judged() -> None:
             await tc.submit(double, failing)
         assert type(caught.value.__cause__) is ValueError
 
-    played(story)
+    play(story, "task")
 
 
 def test_a_cancelled_parent_is_a_failed_one() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         parent = tc.submit(double, 1)
         there = tc.submit(double, parent)
         await settle()
@@ -141,12 +131,12 @@ def test_a_cancelled_parent_is_a_failed_one() -> None:
                 await child
             assert isinstance(caught.value.__cause__, TaskAborted)
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_results_of_another_client_are_waited_for_here() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
-        async with aioparallel.MultiEngineClient(controller.capability("multiengine")) as mec:
+    async def story(tc: Any, host: ModelHost) -> None:
+        async with connect(host.controller) as mec:
             operations = told(tc)
             pulled = [mec.apply(double, i, targets=i) for i in range(2)]
             child = tc.submit(lambda a, b: [a, b], *pulled)
@@ -160,11 +150,11 @@ def test_results_of_another_client_are_waited_for_here() -> None:
             with pytest.raises(TypeError, match="after takes ids and futures of tasks"):
                 tc.options(after=mec.keys()).submit(double, 1)
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_a_future_with_callbacks_gives_what_they_make_of_it() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         first = tc.submit(double, 1)
         first.add_callback(lambda value: value + 100)
         child = tc.submit(double, first)
@@ -172,12 +162,12 @@ def test_a_future_with_callbacks_gives_what_they_make_of_it() -> None:
         run_all(host)
         assert await child == 204
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_what_waits_here_can_be_cancelled_aborted_and_lost() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
-        mec = await aioparallel.MultiEngineClient.connect(controller.capability("multiengine"))
+    async def story(tc: Any, host: ModelHost) -> None:
+        mec = await aioparallel.MultiEngineClient.connect(host.controller.capability("multiengine"))
         slow = mec.apply(double, 1)
         cancelled, aborted, lost = (tc.submit(double, slow) for _ in range(3))
         assert tc.channel.under_way(aioparallel.handle.TaskHandle) == [cancelled, aborted, lost]
@@ -194,18 +184,18 @@ def test_what_waits_here_can_be_cancelled_aborted_and_lost() -> None:
         with pytest.raises(ConnectionLost):
             await slow
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_a_future_can_not_be_sent_where_nobody_waits_for_it() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         first = tc.submit(double, 1)
         task = aioparallel.MapTask(boom, recovery_task=aioparallel.MapTask(double, (first,)))
         with pytest.raises(SerializationError, match="give it to a task"):
             tc.run(task)
         await first
 
-    played(story)
+    play(story, "task")
 
 
 # The controller forgets a call when it has answered
@@ -213,7 +203,7 @@ def test_a_future_can_not_be_sent_where_nobody_waits_for_it() -> None:
 
 @pytest.mark.parametrize("seed", range(30))
 def test_an_answer_that_crosses_is_waited_for_and_the_task_sent_again(seed: int) -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         operations = told(tc)
         first, second = tc.submit(double, 1), tc.submit(double, 2)
         failing = tc.submit(boom)
@@ -235,15 +225,15 @@ def test_an_answer_that_crosses_is_waited_for_and_the_task_sent_again(seed: int)
             await doomed
         assert operations.count("submit") >= 3
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_a_crossing_is_unseen() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         operations = told(tc)
         first = tc.submit(double, 1)
         await settle()
-        [connection] = controller._clients.values()
+        [connection] = host.controller._clients.values()
         send, kept = connection.send, []
         connection.send = lambda pieces: kept.append(pieces)
         run_all(host)
@@ -265,15 +255,15 @@ def test_a_crossing_is_unseen() -> None:
         assert await grandchild == 8
         assert operations.count("submit_with") + operations.count("submit") >= 5
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_one_that_is_sent_again_can_be_cancelled_before() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         first = tc.submit(double, 1)
         await settle()
         child = tc.submit(double, first)
-        proxy = next(iter(controller._clients))
+        proxy = next(iter(host.controller._clients))
         proxy.calls.pop(first.number)
         await settle()
         assert child.number == 0
@@ -283,7 +273,7 @@ def test_one_that_is_sent_again_can_be_cancelled_before() -> None:
         proxy.fault(first.number, ParentsDelivered("nobody's", calls=[77]))
         await settle()
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 # After and follow, judged here when the parents have ended
@@ -300,7 +290,7 @@ def test_dependencies_come_to_the_same_here_and_there(
     if not (success or failure):
         return
 
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         for good, bad in ((2, 0), (0, 2), (1, 1)):
             # On one engine, so that whoever follows them can.
             work = tc.options(engines=1)
@@ -326,11 +316,11 @@ def test_dependencies_come_to_the_same_here_and_there(
                 await asyncio.wait([parent])
                 parent.exception()
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 def test_whom_one_follows_may_be_gone_or_in_two_places() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         here, there = [tc.options(engines=i).submit(double, i) for i in range(2)]
         await here
         await there
@@ -344,11 +334,11 @@ def test_whom_one_follows_may_be_gone_or_in_two_places() -> None:
         with pytest.raises(DependencyError, match="it follows tasks that ran on engine 0, which it can't run on"):
             await tc.options(follow=here).submit(double, 1)
 
-    played(story)
+    play(story, "task")
 
 
 def test_ids_of_tasks_will_do_as_well() -> None:
-    async def story(tc: Any, controller: Any, host: ModelHost) -> None:
+    async def story(tc: Any, host: ModelHost) -> None:
         number = await tc.run(aioparallel.MapTask(double, (1,)))
         child = tc.options(after=number).submit(double, 2)
         await settle()
@@ -358,19 +348,18 @@ def test_ids_of_tasks_will_do_as_well() -> None:
         with pytest.raises(aioparallel.InvalidTaskID):
             await tc.options(after=4711).submit(double, 2)
 
-    played(story, eager=False)
+    play(story, "task", eager=False)
 
 
 # Order
 
 
-def test_a_child_does_not_overtake_its_large_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o700)
+def test_a_child_does_not_overtake_its_large_parent(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In pieces, while others pass, and slowly.
     limits = Limits(share=0, outbox=2**16)
 
     async def main() -> None:
-        async with model_cluster(2, address=f"unix://{tmp_path}/s", limits=limits) as (controller, _):
+        async with model_cluster(2, address=f"unix://{directory}/s", limits=limits) as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task"), limits=limits) as tc:
                 operations = told(tc)
                 large = tc.submit(len, bytes(3_000_000))
@@ -388,15 +377,13 @@ def test_a_child_does_not_overtake_its_large_parent(tmp_path: Path, monkeypatch:
     asyncio.run(main())
 
 
-def test_children_of_one_parent_that_is_copied_share_a_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tmp_path.chmod(0o700)
+def test_children_of_one_parent_that_is_copied_share_a_queue(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(departures, "STAGED", 2**20)
 
     async def main() -> None:
-        async with model_cluster(2, address=f"unix://{tmp_path}/s") as (controller, _):
+        async with model_cluster(2, address=f"unix://{directory}/s") as (controller, _):
             async with aioparallel.TaskClient(controller.capability("task")) as tc:
-                while not tc.channel._connection.shares:
-                    await asyncio.sleep(0.001)
+                await until(lambda: tc.channel._connection.shares)
                 large = tc.submit(len, bytes(2**21))
                 children = [tc.submit(add, large, i) for i in range(300)]
                 assert len(tc.channel._departures.line._queues) == 1

@@ -35,17 +35,11 @@ def boom(*_: Any) -> Any:
 # The blocking face, on real engines
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[client.Cluster]:
-    with client.Cluster(n=2) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def tc(cluster: client.Cluster) -> Iterator[client.TaskClient]:
-    with client.TaskClient(cluster.capability("task")) as tc:
-        yield tc
-        assert tc.channel.waiting == tc.channel._pending == {}
+def tc(tc: client.TaskClient) -> Iterator[client.TaskClient]:
+    """One that nothing waits in after each test."""
+    yield tc
+    assert tc.channel.waiting == tc.channel._pending == {}
 
 
 def test_futures_as_arguments(tc: client.TaskClient) -> None:

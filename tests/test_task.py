@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 import pytest
-from model import model_cluster, settle
+from model import connect, model_cluster, settle
 
 import aioparallel
 
@@ -16,13 +16,9 @@ def double(x: int) -> int:
     return 2 * x
 
 
-def connect(controller: Any) -> Any:
-    return aioparallel.TaskClient(controller.capability("task"))
-
-
 def test_submit_gives_values_and_errors():
     async def main() -> None:
-        async with model_cluster(2) as (controller, _), connect(controller) as tc:
+        async with model_cluster(2) as (controller, _), connect(controller, "task") as tc:
             factor = 3
             assert await asyncio.gather(*(tc.submit(lambda x: x * factor, i) for i in range(50))) == [
                 3 * i for i in range(50)
@@ -38,7 +34,7 @@ def test_submit_gives_values_and_errors():
 
 def test_tasks_of_unknown_length_go_one_to_each_engine():
     async def main() -> None:
-        async with model_cluster(3, eager=False) as (controller, host), connect(controller) as tc:
+        async with model_cluster(3, eager=False) as (controller, host), connect(controller, "task") as tc:
             tasks = [tc.submit(double, i) for i in range(5)]
             await settle()
             assert sorted(frame.engine for frame in host.waiting) == [0, 1, 2]
@@ -52,7 +48,7 @@ def test_tasks_of_unknown_length_go_one_to_each_engine():
 
 def test_short_tasks_wait_at_their_engine_and_long_ones_do_not():
     async def main() -> None:
-        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as tc:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller, "task") as tc:
             for seconds, most in ((0.0001, 10), (1.0, 1)):
                 host.seconds = seconds
                 first = tc.submit(double, 0)
@@ -73,7 +69,7 @@ def test_short_tasks_wait_at_their_engine_and_long_ones_do_not():
 
 def test_tasks_of_a_lost_host_run_elsewhere():
     async def main() -> None:
-        async with model_cluster(1, eager=False) as (controller, first), connect(controller) as tc:
+        async with model_cluster(1, eager=False) as (controller, first), connect(controller, "task") as tc:
             task = tc.submit(double, 4)
             await settle()
             assert len(first.waiting) == 1
@@ -90,7 +86,7 @@ def test_tasks_of_a_lost_host_run_elsewhere():
 
 def test_cancelled_tasks_never_run_if_they_waited():
     async def main() -> None:
-        async with model_cluster(1, eager=False) as (controller, host), connect(controller) as tc:
+        async with model_cluster(1, eager=False) as (controller, host), connect(controller, "task") as tc:
             running, waiting, last = (tc.submit(double, i) for i in range(3))
             await settle()
             assert waiting.cancel()
@@ -108,7 +104,7 @@ def test_cancelled_tasks_never_run_if_they_waited():
 def test_a_client_that_leaves_takes_its_waiting_tasks_along():
     async def main() -> None:
         async with model_cluster(1, eager=False) as (controller, host):
-            async with connect(controller) as tc:
+            async with connect(controller, "task") as tc:
                 tasks = [tc.submit(double, i) for i in range(5)]
                 await settle()
             for task in tasks:
@@ -116,7 +112,7 @@ def test_a_client_that_leaves_takes_its_waiting_tasks_along():
                     await task
             await settle()
             assert len(host.ended) == 1
-            async with connect(controller) as other:
+            async with connect(controller, "task") as other:
                 host.eager = True
                 assert await other.submit(double, 1) == 2
 
@@ -127,7 +123,7 @@ def test_a_client_that_leaves_takes_its_waiting_tasks_along():
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 def test_map_gives_every_value_once(ordered: bool, chunksize: int | None):
     async def main() -> None:
-        async with model_cluster(3) as (controller, _), connect(controller) as tc:
+        async with model_cluster(3) as (controller, _), connect(controller, "task") as tc:
             values = [
                 x async for x in tc.map(pow, range(300), itertools.repeat(2), chunksize=chunksize, ordered=ordered)
             ]
@@ -139,7 +135,7 @@ def test_map_gives_every_value_once(ordered: bool, chunksize: int | None):
 
 def test_map_consumes_an_infinite_input_within_a_window_and_stops_with_the_loop():
     async def main() -> None:
-        async with model_cluster(2) as (controller, _), connect(controller) as tc:
+        async with model_cluster(2) as (controller, _), connect(controller, "task") as tc:
             taken = 0
 
             def numbers() -> Any:
@@ -163,7 +159,7 @@ def test_map_consumes_an_infinite_input_within_a_window_and_stops_with_the_loop(
 
 def test_map_raises_what_the_function_raises_and_withdraws_the_rest():
     async def main() -> None:
-        async with model_cluster(1) as (controller, host), connect(controller) as tc:
+        async with model_cluster(1) as (controller, host), connect(controller, "task") as tc:
             with pytest.raises(ZeroDivisionError):
                 async for _ in tc.map(lambda x: 1 // (5 - x), range(1000), chunksize=1):
                     pass

@@ -5,25 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from aioparallel import client
 from aioparallel.errors import DependencyError, EngineLost, TaskPoisoned, TaskRejectError, TaskTimeout
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    with client.Cluster(2) as cluster:
-        yield cluster
-
-
-@pytest.fixture
-def tc(cluster: Any) -> Iterator[Any]:
-    with cluster.task() as tc:
-        yield tc
 
 
 def die() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from model import ModelHost, model_cluster, settle
+from model import ModelHost, model_cluster, play, settle
 
 import aioparallel
 from aioparallel import MapTask, Receipt, StringTask
@@ -20,15 +19,6 @@ def double(x: int) -> int:
 
 def boom(*_: Any) -> Any:
     raise ValueError("boom")
-
-
-def played(story: Callable[[Any, ModelHost], Coroutine[Any, Any, None]], n: int = 1, *, eager: bool = True) -> None:
-    async def main() -> None:
-        async with model_cluster(n, eager=eager) as (controller, host):
-            async with aioparallel.TaskClient(controller.capability("task")) as tc:
-                await story(tc, host)
-
-    asyncio.run(main())
 
 
 def test_a_result_is_there_once_for_whoever_asks() -> None:
@@ -59,7 +49,7 @@ def test_none_stands_for_a_result_that_is_not_there() -> None:
         host.step()
         assert (await waiting).results == 8
 
-    played(story, eager=False)
+    play(story, "task", 1, eager=False)
 
 
 def test_failures_are_in_the_result() -> None:
@@ -75,7 +65,7 @@ def test_failures_are_in_the_result() -> None:
         assert type(child.failure.__cause__) is ValueError
         assert (child.engineid, child.duration) == (None, None)
 
-    played(story)
+    play(story, "task", 1)
 
 
 def test_abort_ends_what_waits_and_what_runs() -> None:
@@ -98,7 +88,7 @@ def test_abort_ends_what_waits_and_what_runs() -> None:
         with pytest.raises(TypeError, match="by its id or by its future, not by 'all'"):
             tc.abort("all")
 
-    played(story, eager=False)
+    play(story, "task", 1, eager=False)
 
 
 def test_why_says_it_in_a_sentence() -> None:
@@ -124,7 +114,7 @@ def test_why_says_it_in_a_sentence() -> None:
         with pytest.raises(InvalidTaskID):
             await tc.why(99)
 
-    played(story, eager=False)
+    play(story, "task", 1, eager=False)
 
 
 def test_tasks_of_another_client_are_that_ones_to_ask() -> None:
@@ -163,7 +153,7 @@ def test_barrier_waits_for_ids_and_futures() -> None:
         with pytest.raises(TypeError, match="barrier waits for tasks, told by their ids or futures, not for 'all'"):
             await tc.barrier("all")
 
-    played(story, eager=False)
+    play(story, "task", 1, eager=False)
 
 
 def test_every_task_is_counted_once_and_can_be_cleared() -> None:
@@ -193,7 +183,7 @@ def test_every_task_is_counted_once_and_can_be_cleared() -> None:
             with pytest.raises(TypeError, match="a task is told by its id"):
                 tc.clear(wrong)
 
-    played(story, eager=False)
+    play(story, "task", 1, eager=False)
 
 
 def test_futures_come_in_the_order_of_their_ends() -> None:
@@ -222,4 +212,4 @@ def test_futures_come_in_the_order_of_their_ends() -> None:
         late.cancel()
         await late.wait_receipt()
 
-    played(story, n=3, eager=False)
+    play(story, "task", 3, eager=False)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import ModelHost, settle
-from rawtasks import argument, check, of, raw_tasks
+from rawtasks import argument, check, of, run
 
 from aioparallel.capability import Capability
 from aioparallel.errors import DependencyError, InvalidEngineID, InvalidTaskID, OperationError, ResultGone, TaskAborted
+from aioparallel.testing.clock import VirtualLoop
 from aioparallel.wire import Limits
 
 
@@ -22,14 +23,6 @@ def double(x: Any) -> Any:
 
 def fail() -> None:
     raise ValueError("no")
-
-
-def run(story: Any, *args: Any, **options: Any) -> None:
-    async def main() -> None:
-        async with raw_tasks(*args, **options) as (raw, host, tasks):
-            await story(raw, host, tasks)
-
-    asyncio.run(main())
 
 
 def test_a_result_is_there_for_whoever_asks_and_once():
@@ -104,7 +97,7 @@ def test_results_are_freed_by_time():
                 await asyncio.sleep(0.01)
         assert "it was kept for 0.05 s" in str(await raw.result(number).last())
 
-    run(story, limits=Limits(result_ttl=0.05))
+    run(story, limits=Limits(result_ttl=0.05), loop=VirtualLoop)
 
 
 def test_counts_and_lists():

@@ -9,13 +9,14 @@ import itertools
 from typing import Any
 
 import pytest
+from spaces import do
 
 import aioparallel
 from aioparallel import client
 from aioparallel.errors import TaskRejectError
 from aioparallel.namespace import Namespace
 from aioparallel.reference import Reference
-from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.serialize import pack
 from aioparallel.tasks import MapTask, StringTask, Task, TaskResult
 from aioparallel.wire import Status
 
@@ -27,10 +28,7 @@ def engine() -> Namespace:
 
 def perform(engine: Namespace, task: Task) -> Any:
     """Run a task as it runs on an engine: what it comes to, or the error raised."""
-    status, payload = engine.run([bytes(buffer) for buffer in pack(("perform", task.for_engine()))])
-    if status == Status.OK:
-        return unpack(payload)
-    raise unpack_error(payload)
+    return do(engine, "perform", task.for_engine())
 
 
 @pytest.mark.parametrize("name", ["MapTask", "StringTask", "Task", "TaskResult"])

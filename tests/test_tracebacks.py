@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from spaces import do
 
 import aioparallel
 from aioparallel.interrupts import Coroutines
 from aioparallel.namespace import Namespace
-from aioparallel.serialize import pack, unpack, unpack_error
+from aioparallel.serialize import pack, unpack_error
 from aioparallel.tracebacks import traceback_text, with_sources
 from aioparallel.wire import Status
 
@@ -28,13 +29,6 @@ def engine() -> Iterator[Namespace]:
     yield Namespace(3, run_coroutine=coroutines.run)
     if coroutines._runner is not None:
         coroutines._runner.close()
-
-
-def do(engine: Namespace, *command: Any) -> Any:
-    status, payload = engine.run([bytes(buffer) for buffer in pack(command)])
-    if status == Status.OK:
-        return unpack(payload)
-    raise unpack_error(payload)
 
 
 def note_of(engine: Namespace, *command: Any) -> str:

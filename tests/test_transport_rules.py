@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
+from runners import RUNNERS, Run
 
 from aioparallel.errors import AccessDenied
 from aioparallel.testing import CheckFailed, check_transport, transport_rules
@@ -19,19 +16,10 @@ from aioparallel.transports import Gate, Listener, Peer, Slot, Transport, memory
 from aioparallel.transports.memory import MemoryTransport
 from aioparallel.transports.tls import TlsTransport, _host_and_port
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
-
 HANGS = "nothing more happened"
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+@RUNNERS
 @pytest.mark.parametrize(("scheme", "number"), [("unix", 15), ("tls", 18), ("memory", 15)])
 def test_the_built_ins_pass(run: Run, scheme: str, number: int, directory: Path) -> None:
     address = {"unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0", "memory": "memory://kit"}[scheme]

@@ -8,38 +8,27 @@ import errno
 import gc
 import logging
 import os
-import shutil
 import socket
 import ssl
 import stat
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runners import Run
 
-from aioparallel import gate, loops, transports
+from aioparallel import gate, transports
 from aioparallel.errors import AccessDenied, AddressError, ConfigurationError
 from aioparallel.identity import ALPN, Identity, client_context, server_context
+from aioparallel.testing.ends import BufferedEnd, End, PlainEnd, peer_of
+from aioparallel.testing.rules import until
 from aioparallel.transports import Gate, Listener, Peer, Slot, SocketListener, Transport, scheme_of, unix
 from aioparallel.transports.memory import MemoryTransport
 from aioparallel.transports.tls import TlsTransport
 from aioparallel.transports.unix import LONGEST, UnixTransport
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
-    "our own": loops.new_event_loop,
-}
-Run = Callable[[Coroutine[Any, Any, Any]], Any]
-
-
-@pytest.fixture(params=LOOPS)
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Run a coroutine on each kind of loop, for 10 seconds at most."""
-    with asyncio.Runner(loop_factory=LOOPS[request.param], debug=True) as runner:
-        yield lambda work: runner.run(asyncio.wait_for(work, 10))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,92 +39,9 @@ def leavings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def identity() -> Identity:
-    return Identity.new("c0ffee", time.time())
-
-
-@pytest.fixture(scope="module")
 def stranger() -> Identity:
     """Another controller's, under the same name."""
     return Identity.new("c0ffee", time.time())
-
-
-def peer_of(identity: Identity) -> Peer:
-    return Peer(identity.server_name, (identity.certificate_pem,), (identity.fingerprint.hex(),))
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """A short path: a Unix socket's is bounded."""
-    made = Path(tempfile.mkdtemp(prefix="aio-"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture(params=["unix", "tls", "memory"])
-def address(request: pytest.FixtureRequest, directory: Path) -> str:
-    found: str = {"unix": f"unix://{directory}/s", "tls": "tls://127.0.0.1:0", "memory": "memory://here"}[request.param]
-    return found
-
-
-class End(asyncio.BaseProtocol):
-    """One end of a connection: keeps what arrives."""
-
-    def __init__(self, slot: Slot | None = None) -> None:
-        self.slot = slot
-        self.received = bytearray()
-        self.made = asyncio.Event()
-        self.lost = asyncio.Event()
-        self.transport: Any = None
-        self.arrived = asyncio.Event()
-        self.writing = asyncio.Event()
-        self.writing.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.made.set()
-
-    def take(self, data: bytes | bytearray) -> None:
-        self.received += data
-        self.arrived.set()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if self.slot is not None:
-            self.slot.leave()
-        self.lost.set()
-
-    def pause_writing(self) -> None:
-        self.writing.clear()
-
-    def resume_writing(self) -> None:
-        self.writing.set()
-
-    async def wait_for(self, data: bytes) -> None:
-        while len(self.received) < len(data):
-            self.arrived.clear()
-            await self.arrived.wait()
-        assert self.received == data
-
-
-class PlainEnd(End, asyncio.Protocol):
-    """Is given what arrives."""
-
-    def data_received(self, data: bytes) -> None:
-        self.take(data)
-
-
-class BufferedEnd(End, asyncio.BufferedProtocol):
-    """Has it read into memory of its own, a little at a time."""
-
-    def __init__(self, slot: Slot | None = None) -> None:
-        super().__init__(slot)
-        self.buffer = bytearray(1000)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(self.buffer)
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.take(self.buffer[:nbytes])
 
 
 class Place:
@@ -167,15 +73,15 @@ class Place:
             if end.transport is not None:
                 end.transport.abort()
                 await end.lost.wait()
+                assert end.wrong == []
 
     @property
     def address(self) -> str:
         return self.listener.address
 
     async def dial(self, end: type[End] = PlainEnd) -> End:
-        peer = peer_of(self.identity) if self.identity else Peer()
         before = len(self.ends)
-        transport, protocol = await self.transport.connect(self.address, end, peer=peer)
+        transport, protocol = await self.transport.connect(self.address, end, peer=peer_of(self.identity))
         assert protocol.transport is transport
         while len(self.ends) == before:
             self.arrived.clear()
@@ -928,8 +834,7 @@ def test_plain_text_reaches_no_protocol(
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
             assert all(end.transport is None for end in place.ends)
-            while len(place.gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(place.gate))
 
     with caplog.at_level(logging.INFO):
         run(main())
@@ -951,8 +856,7 @@ def test_peer_that_never_begins_tls_is_sent_away(
             writer.close()
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
-            while len(place.gate):
-                await asyncio.sleep(0.01)
+            await until(lambda: not len(place.gate))
             assert all(end.transport is None for end in place.ends)
 
     run(main())

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvloop
+from runners import RUNNERS
 
 from aioparallel import turn as turn_module
 from aioparallel.turn import Turn
-
-RUNNERS = pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 
 
 @RUNNERS
