@@ -83,7 +83,8 @@ class Placing:
 
     def place(self) -> None:
         """Have carried out what the scheduler decides: once for all that happens in this turn of the loop."""
-        if not self._due:
+        # A task that came alone and is done leaves nothing to decide.
+        if not self._due and (self.scheduler.undecided or self._most > MANY):
             self._due = True
             self._turn.due(self._place)
 

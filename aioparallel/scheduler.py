@@ -70,6 +70,11 @@ class Scheduler(Generic[T]):
         return len(self._waiting.where)
 
     @property
+    def undecided(self) -> bool:
+        """Whether there may be something to decide: a task that waits, or one that may be asked back."""
+        return bool(self._waiting.where or self._deep)
+
+    @property
     def placed(self) -> int:
         """How many tasks are at engines."""
         return len(self._placed)
