@@ -158,7 +158,8 @@ def test_a_type_checker_sees_through_it(blocking: bool, tmp_path: Path) -> None:
     if "site-packages" not in aioparallel.__file__:
         environment["MYPYPATH"] = str(Path(aioparallel.__file__).parent.parent)
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    found = [line for line in done.stdout.splitlines() if ": error: " in line]
+    # Ours is another check's.
+    found = [line for line in done.stdout.splitlines() if ": error: " in line and "aioparallel/" not in line]
     assert len(found) == 2, done.stdout + done.stderr
     assert all(line.startswith("wrong.py:5") for line in found)
     assert 'List item 0 has incompatible type "int"' in done.stdout
