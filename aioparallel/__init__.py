@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from aioparallel.progress import Progress as Progress
     from aioparallel.proxies import EngineCall as EngineCall
     from aioparallel.receipt import Receipt as Receipt
+    from aioparallel.reducers import register_reducer as register_reducer
     from aioparallel.reference import Reference as Reference
     from aioparallel.reply import CallInfo as CallInfo
-    from aioparallel.serialize import register_reducer as register_reducer
     from aioparallel.taskface import TaskClient as TaskClient
     from aioparallel.tasks import MapTask as MapTask
     from aioparallel.tasks import StringTask as StringTask
@@ -71,7 +71,7 @@ _HOMES = {
     "Stream": "arrivals",
     "TaskClient": "taskface",
     "client_of": "interface",
-    "register_reducer": "serialize",
+    "register_reducer": "reducers",
     "remote": "interface",
     **dict.fromkeys(("Dependency", "Properties", "depend", "require"), "conditions"),
     **dict.fromkeys(("MapTask", "StringTask", "Task", "TaskResult"), "tasks"),

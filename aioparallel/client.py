@@ -27,6 +27,7 @@ from aioparallel.pending import PendingResult, PendingTask, Values
 from aioparallel.portal import portal
 from aioparallel.progress import Progress
 from aioparallel.receipt import Receipt
+from aioparallel.reducers import register_reducer
 from aioparallel.reference import Reference
 from aioparallel.reply import CallInfo, Unread
 from aioparallel.settling import Finish, plain_value
@@ -56,6 +57,7 @@ __all__ = [
     "TaskResult",
     "client_of",
     "depend",
+    "register_reducer",
     "require",
     *_errors,
 ]

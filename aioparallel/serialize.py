@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import marshal
 import pickle
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from types import CellType, CodeType, FunctionType
 from typing import Any, TypeAlias
@@ -22,9 +22,10 @@ from typing import Any, TypeAlias
 from aioparallel.capture import PYTHON, Codec, Description, Template, describe, importable
 from aioparallel.errors import DeserializationError, SerializationError, text_of
 from aioparallel.rebinding import Rebinding, make_function
+from aioparallel.reducers import reducers
 from aioparallel.reference import Outcome, Promise, Unresolved
 
-__all__ = ["Buffer", "pack", "pack_error", "register_reducer", "unpack", "unpack_error"]
+__all__ = ["Buffer", "pack", "pack_error", "unpack", "unpack_error"]
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -69,8 +70,8 @@ class _Packer(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """Capture a function without an import path; refuse what only cloudpickle can do."""
         kind = type(obj)
-        if _reducers and kind in _reducers:
-            return _reducers[kind](obj)
+        if reducers and kind in reducers:
+            return reducers[kind](obj)
         if kind is FunctionType:
             if obj is _make or importable(obj):
                 return NotImplemented
@@ -106,31 +107,6 @@ class _Rebinder(_Packer):
 
 
 _idle: list[_Packer] = []
-_reducers: dict[type, Callable[[Any], Any]] = {}
-#: What a pickler saves before it asks anybody.
-_BUILT_IN = (type(None), bool, int, float, str, bytes, bytearray, tuple, list, dict, set, frozenset)
-
-
-def register_reducer(kind: type, reducer: Callable[[Any], tuple[Any, ...]]) -> None:
-    """Have the objects of a class travel as you say: those of this very class, not of its subclasses.
-
-    It holds in this process. What engines send is theirs to say: call it there, too (`mec.on_join.execute`).
-
-    Args:
-        kind: The class.
-        reducer: Given an object, returns what pickle's `__reduce__` would: a function that can be imported where the
-            object arrives, and its arguments.
-
-    Raises:
-        TypeError: `kind` is no class, or `reducer` can't be called.
-        ValueError: It is a built-in class that always travels as it is.
-    """
-    if not isinstance(kind, type) or not callable(reducer):
-        raise TypeError(f"register_reducer takes a class and a function, not {kind!r} and {reducer!r}")
-    if kind in _BUILT_IN:
-        raise ValueError(f"a {kind.__name__} always travels as it is: wrap it in a class of your own")
-    _reducers[kind] = reducer
-
 
 # Opcodes: GLOBAL, what makes a function of a description; BINBYTES.
 _MAKE = b"caioparallel.serialize\n_make\nB"
@@ -369,8 +345,8 @@ def _capturer() -> Any:
         outcomes: list[Promise] | None = None
 
         def reducer_override(self, obj: Any) -> Any:
-            if _reducers and type(obj) in _reducers:
-                return _reducers[type(obj)](obj)
+            if reducers and type(obj) in reducers:
+                return reducers[type(obj)](obj)
             if issubclass(type(obj), Promise):
                 return _promised(obj, self.outcomes)
             if self.rebinding is not None:

@@ -37,8 +37,8 @@ def _names(text: str) -> set[str]:
 
 SANS_IO = _names("""
     closed conditions deaths decoder errors events graph handshake history kinds ledger lines namespace needs
-    operations order outbox partition plain plaincalls policies prompt proof queues reasons rebinding reference
-    resources room scheduler session stream tasks terms turnstile waiting wire
+    operations order outbox partition plain plaincalls policies prompt proof queues reasons rebinding reducers
+    reference resources room scheduler session stream tasks terms turnstile waiting wire
 """)
 IO = {"asyncio", "os", "random", "secrets", "select", "selectors", "signal", "socket", "ssl"}
 IO |= {"subprocess", "threading", "time"}
@@ -273,7 +273,7 @@ def test_a_kernel_loads_nothing_of_networks() -> None:
 
 KERNEL = _names("""
     capture decoder errors history interrupts kernel kinds limits memory namespace native outlet prompt rebinding
-    reference serialize shared source stream wire
+    reducers reference serialize shared source stream wire
 """)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import aioparallel
-from aioparallel import serialize
 from aioparallel.errors import SerializationError
-from aioparallel.serialize import pack, register_reducer, unpack
+from aioparallel.reducers import reducers, register_reducer
+from aioparallel.serialize import pack, unpack
 
 
 class Handle:
@@ -34,7 +34,7 @@ def opened(name: str) -> Handle:
 @pytest.fixture(autouse=True)
 def none_are_left() -> Iterator[None]:
     yield
-    serialize._reducers.clear()
+    reducers.clear()
 
 
 def test_objects_of_a_class_travel_as_its_reducer_says() -> None:
