@@ -76,7 +76,10 @@ def load(group: str, name: str, base: type | None = None) -> Any:
     try:
         plugin = entry.load()
     except Exception as error:
-        raise PluginError(f"{text} can't be loaded: {type(error).__name__}: {error}") from error
+        way_out = ""
+        if isinstance(error, ModuleNotFoundError) and name.startswith(f"{error.name}:"):
+            way_out = "; say in which directory it is (--path, or path=)"
+        raise PluginError(f"{text} can't be loaded: {type(error).__name__}: {error}{way_out}") from error
     if base is not None:
         check(plugin, base, text)
     return plugin

@@ -92,7 +92,8 @@ def test_an_interface_by_its_place_comes_besides_the_installed_ones(tmp_path: Pa
         assert end(controller) == 0
     done = run(*wanted[:2], program="aiocontroller")
     assert done.returncode == 2
-    assert "interface 'mine:Mine' can't be loaded: ModuleNotFoundError: No module named 'mine'" in done.stderr
+    missing = "interface 'mine:Mine' can't be loaded: ModuleNotFoundError: No module named 'mine'"
+    assert f"{missing}; say in which directory it is (--path, or path=)\n" in done.stderr
 
 
 @pytest.mark.parametrize(
