@@ -124,10 +124,10 @@ class Cluster:
         queue: str | type[Queue] = "fifo",
         name: str = "default",
         directory: str | Path | None = None,
-        path: Sequence[str | Path] | None = None,
+        path: str | Path | Sequence[str | Path] | None = None,
         scheduler: str | None = None,
         timeout: float = 60.0,
-        interfaces: Sequence[str | type[Interface]] = (),
+        interfaces: str | type[Interface] | Sequence[str | type[Interface]] = (),
     ) -> None:
         self._command_lines = CommandLines(
             name, listen=listen, interfaces=interfaces, queue=queue, scheduler=scheduler, path=path

@@ -43,18 +43,20 @@ class CommandLines:
         cluster: str,
         *,
         listen: str | Sequence[str] | None = None,
-        interfaces: Sequence[str | type[Interface]] = (),
+        interfaces: str | type[Interface] | Sequence[str | type[Interface]] = (),
         queue: str | type[Queue] = "fifo",
         scheduler: str | None = None,
-        path: Sequence[str | Path] | None = None,
+        path: str | Path | Sequence[str | Path] | None = None,
     ) -> None:
-        self.interfaces = [_place_of_interface(interface) for interface in interfaces]
+        several = [interfaces] if isinstance(interfaces, str | type) else interfaces
+        self.interfaces = [_place_of_interface(interface) for interface in several]
         self._cluster = check_name(cluster, "a cluster")
         self._listen = [listen] if isinstance(listen, str) else list(listen or ())
         for address in self._listen:
             transports.get(address)
         self._queue = _place_of_queue(queue)
-        self._path = None if path is None else [str(Path(entry).absolute()) for entry in path]
+        entries = [path] if isinstance(path, str | Path) else path
+        self._path = None if entries is None else [str(Path(entry).absolute()) for entry in entries]
         if scheduler is not None and ":" not in scheduler:
             find_policy(scheduler, SYSTEM)
         self._scheduler = scheduler

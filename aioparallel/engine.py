@@ -114,7 +114,7 @@ class EngineHost:
         limits: Limits | None = None,
         resources: Mapping[str, float] | None = None,
         options: KernelOptions | None = None,
-        path: Sequence[str | Path] = (),
+        path: str | Path | Sequence[str | Path] = (),
         connect_timeout: float | None = None,
         on_waiting: Callable[[ParallelError], None] | None = None,
         make_kernel: MakeKernel | None = None,
@@ -127,7 +127,7 @@ class EngineHost:
         self._limits = limits or Limits()
         self._resources = checked_resources(resources or {})
         self._stored = Stored(self._limits.share)
-        self._path = [*map(str, path), os.getcwd()]
+        self._path = [*map(str, [path] if isinstance(path, str | Path) else path), os.getcwd()]
         self._connect_timeout = connect_timeout
         self._on_waiting = on_waiting
         self._dial = dial or self._dial_controller

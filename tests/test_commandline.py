@@ -66,14 +66,17 @@ def test_everything_is_said_in_the_words_of_the_programs() -> None:
     [
         ({"interfaces": [Tally]}, [*("--interface", "test_commandline:Tally"), *("--queue", "fifo")]),
         ({"interfaces": ["my:Tally"]}, [*("--interface", "my:Tally"), *("--queue", "fifo")]),
+        ({"interfaces": "my:Tally"}, [*("--interface", "my:Tally"), *("--queue", "fifo")]),
+        ({"interfaces": Tally}, [*("--interface", "test_commandline:Tally"), *("--queue", "fifo")]),
         ({"queue": PriorityQueue}, ["--queue", "aioparallel.queues:PriorityQueue"]),
         ({"queue": "my:Stack"}, ["--queue", "my:Stack"]),
         ({"scheduler": "my:Policy"}, ["--queue", "fifo", "--scheduler", "my:Policy"]),
     ],
 )
 def test_a_controller_imports_what_is_not_installed_from_where_engines_do(settings: Any, said: list[str]) -> None:
-    lines = CommandLines("mine", path=["/code"], **settings)
-    assert options_of(lines.controller(STATE, temporary=False)) == [*said, "--path", "/code"]
+    for path in (["/code"], "/code", Path("/code")):
+        lines = CommandLines("mine", path=path, **settings)
+        assert options_of(lines.controller(STATE, temporary=False)) == [*said, "--path", "/code"]
 
 
 def test_paths_are_absolute_and_else_those_of_this_program_when_it_starts(

@@ -13,7 +13,7 @@ from aioparallel.testing import MemoryCluster
 
 def test_clients_are_made_of_an_interfaces_annotations() -> None:
     async def main() -> None:
-        async with MemoryCluster(0, interfaces=[Counter]) as cluster:
+        async with MemoryCluster(0, interfaces=Counter) as cluster:
             async with cluster.client("counter") as by_name, cluster.client(Counter) as by_class:
                 assert await by_name.add(1) == 1
                 assert await by_class.add(2) == 3

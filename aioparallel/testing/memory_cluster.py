@@ -48,13 +48,15 @@ class MemoryCluster:
         self,
         n: int = 2,
         *,
-        interfaces: Sequence[str | type[Interface] | Interface] | None = None,
+        interfaces: str | type[Interface] | Interface | Sequence[str | type[Interface] | Interface] | None = None,
         queue: str | type[Queue] = "fifo",
         limits: Limits | None = None,
         make_kernel: MakeKernel | None = None,
     ) -> None:
         self._n = n
-        self._interfaces = plugins.names(plugins.INTERFACES) if interfaces is None else list(interfaces)
+        if interfaces is None:
+            interfaces = plugins.names(plugins.INTERFACES)
+        self._interfaces = [interfaces] if isinstance(interfaces, str | type | Interface) else list(interfaces)
         self._queue = queue
         self._limits = limits
         self._make_kernel = make_kernel
