@@ -133,6 +133,8 @@ class Tasks:
         self.parents.append((token, handle))
         await asyncio.sleep(self.seconds())
         if not handle.cancel():
+            found = await outcome(handle)
+            check(found == value_of(token) or isinstance(found, BAD_LUCK), token, found)
             return
         receipt = await handle.wait_receipt()
         check(receipt.step in STEPS and receipt.seconds >= 0, token, receipt)
@@ -214,10 +216,13 @@ class Tasks:
         self.sim.kill_kernel(engine)
         handles = [self.tc.options(engines=[engine]).submit(plain, f"{token}.{n}", 0.1) for n in range(2)]
         await asyncio.sleep(0.006 * self.random.random())
-        for handle in handles:
+        for number, handle in enumerate(handles):
             if handle.cancel():
                 receipt = await handle.wait_receipt()
                 check(receipt.step in STEPS, token, receipt)
+            else:
+                found = await outcome(handle)
+                check(found == value_of(f"{token}.{number}") or isinstance(found, BAD_LUCK), token, found)
 
     async def behind(self, token: str) -> None:
         """One with a timeout behind one that takes longer than was expected: there its time has not begun."""
