@@ -26,6 +26,7 @@ __all__ = [
     "announce",
     "count",
     "execute",
+    "hosting_arguments",
     "place_arguments",
     "print_table",
     "resource_argument",
@@ -85,6 +86,30 @@ def _resource(text: str) -> tuple[str, float]:
         return parse_resource(text)
     except ConfigurationError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def hosting_arguments(parser: Parser) -> None:
+    """Add the arguments that say what a controller hosts, and by which plug-ins it works."""
+    parser.add_argument(
+        "--interface",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="host only this one (default: all that are installed); module:Class: host this one too; may be repeated",
+    )
+    parser.add_argument(
+        "--queue",
+        metavar="NAME",
+        default="fifo",
+        help="where commands wait for their engine: fifo, priority, another that is installed, or module:Class "
+        "(default: fifo)",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
+        "a plug-in, or module:Class",
+    )
 
 
 def place_arguments(parser: Parser) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from aioparallel.cli import Command, Parser, announce, execute, place_arguments
+from aioparallel.cli import Command, Parser, announce, execute, hosting_arguments, place_arguments
 
 if TYPE_CHECKING:
     from aioparallel.controller import Controller
@@ -48,31 +48,13 @@ def arguments(parser: Parser) -> None:
         "transport that is installed serves; may be repeated (default: a Unix socket in the state directory)",
     )
     parser.add_argument("--location", metavar="HOST", help="the name by which other machines reach a tls:// address")
-    parser.add_argument(
-        "--interface",
-        metavar="NAME",
-        action="append",
-        help="host only this one (default: all that are installed); module:Class: host this one too; may be repeated",
-    )
+    hosting_arguments(parser)
     parser.add_argument(
         "--path",
         metavar="DIR",
         action="append",
         default=[],
         help="a directory from which a module:Class can be imported, besides the working directory; may be repeated",
-    )
-    parser.add_argument(
-        "--queue",
-        metavar="NAME",
-        default="fifo",
-        help="where commands wait for their engine: fifo, priority, another that is installed, or module:Class "
-        "(default: fifo)",
-    )
-    parser.add_argument(
-        "--scheduler",
-        metavar="NAME",
-        help="which engine takes a task: least-loaded (the default), lru, random, two-bin, weighted, lifo, the name of "
-        "a plug-in, or module:Class",
     )
     place_arguments(parser)
     parser.add_argument("--managed", action="store_true", help=argparse.SUPPRESS)
@@ -99,7 +81,7 @@ async def _serve(options: argparse.Namespace) -> int:
     from aioparallel.source import SYSTEM
 
     # Last, so that nothing there is taken for a module that a controller needs.
-    by_place = any(":" in name for name in (options.queue, options.scheduler or "", *(options.interface or ())))
+    by_place = any(":" in name for name in (options.queue, options.scheduler or "", *options.interface))
     sys.path += [entry for entry in (*options.path, *([os.getcwd()] if by_place else [])) if entry not in sys.path]
     state = state_directory(options.directory)
     run = run_directory(state, options.cluster)
@@ -118,7 +100,7 @@ async def _serve(options: argparse.Namespace) -> int:
         await stack.enter_async_context(controller)
         # Before the controller is closed: why it ends is told, not who was in a hurry then.
         stack.callback(ending.has_begun)
-        left_out = await _host(controller, options.interface or [], options.scheduler)
+        left_out = await _host(controller, options.interface, options.scheduler)
         if options.listen:
             for address in options.listen:
                 await _listen(controller, address, state, options.cluster)

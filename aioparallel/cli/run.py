@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from aioparallel import loops
-from aioparallel.cli import Parser, count
+from aioparallel.cli import Parser, count, hosting_arguments
 from aioparallel.cli.ending import Ending
 from aioparallel.cluster import Cluster
 from aioparallel.errors import ConfigurationError
@@ -26,14 +26,8 @@ def arguments(parser: Parser) -> None:
     """Say which arguments there are."""
     parser.add_argument("-n", type=count, metavar="N", help="how many engines (default: one for each processor)")
     parser.add_argument("--listen", metavar="ADDRESS", help="where the controller listens (default: a Unix socket)")
-    parser.add_argument(
-        "--interface", metavar="NAME", action="append", help="as for `aiocluster start`; may be repeated"
-    )
+    hosting_arguments(parser)
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
-    parser.add_argument("--queue", metavar="NAME", default="fifo", help="where commands wait (default: fifo)")
-    parser.add_argument(
-        "--scheduler", metavar="NAME", help="which engine takes a task (default: least-loaded; aiocontroller --help)"
-    )
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
     parser.add_argument("script", type=Path, help="a Python script; a client in it finds the cluster by itself")
     parser.add_argument("args", nargs=argparse.REMAINDER, help="the script's arguments")
@@ -56,7 +50,7 @@ async def _run(options: argparse.Namespace) -> int:
         path=[directory],
         scheduler=options.scheduler,
         timeout=options.timeout,
-        interfaces=options.interface or (),
+        interfaces=options.interface,
     )
     with Ending() as ending:
         ending.on_again = cluster.kill

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aioparallel import loops
 from aioparallel.capability import capability_path, state_directory
-from aioparallel.cli import Parser, count, place_arguments
+from aioparallel.cli import Parser, count, hosting_arguments, place_arguments
 from aioparallel.cli.detached import let_go, start_detached
 from aioparallel.cli.ending import Ending
 from aioparallel.cli.logfile import log_to
@@ -35,29 +35,13 @@ def arguments(parser: Parser) -> None:
         action="append",
         help="where the controller listens: unix:///path or tls://host:port; may be repeated (default: a Unix socket)",
     )
-    parser.add_argument(
-        "--interface",
-        metavar="NAME",
-        action="append",
-        help="host only this interface (default: all that are installed); module:Class: host this one too; may be "
-        "repeated",
-    )
+    hosting_arguments(parser)
     parser.add_argument("--launcher", metavar="NAME", default="local", help="what starts the engines (default: local)")
-    parser.add_argument(
-        "--queue",
-        metavar="NAME",
-        default="fifo",
-        help="where commands wait for their engine: fifo, priority, another that is installed, or module:Class "
-        "(default: fifo)",
-    )
     parser.add_argument(
         "--path",
         metavar="DIR",
         action="append",
         help="a directory from which engines can import; besides the working directory; may be repeated",
-    )
-    parser.add_argument(
-        "--scheduler", metavar="NAME", help="which engine takes a task (default: least-loaded; aiocontroller --help)"
     )
     parser.add_argument("--daemonize", action="store_true", help="return when it is ready; `aiocluster stop` ends it")
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=60.0, help="how long the start may take")
@@ -85,7 +69,7 @@ def _cluster(options: argparse.Namespace, state: Path) -> Cluster:
         path=options.path or (),
         scheduler=options.scheduler,
         timeout=options.timeout,
-        interfaces=options.interface or (),
+        interfaces=options.interface,
     )
 
 
@@ -178,5 +162,5 @@ def _again(options: argparse.Namespace) -> list[str]:
     command += ["--scheduler", options.scheduler] if options.scheduler else []
     command += [part for address in options.listen or () for part in ("--listen", address)]
     command += [part for entry in options.path or () for part in ("--path", entry)]
-    command += [part for name in options.interface or () for part in ("--interface", name)]
+    command += [part for name in options.interface for part in ("--interface", name)]
     return [*command, "--debug"] if options.debug else command
