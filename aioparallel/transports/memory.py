@@ -147,9 +147,13 @@ class MemoryEnd(asyncio.Transport):
 
     def write(self, data: Buffer) -> None:
         """Hand bytes to the other end; what may still change is copied."""
-        if self._closing or self._other._lost or not data:
+        if self._closing or not data:
             return
         piece = memoryview(data if isinstance(data, bytes) else bytes(data))
+        if self._other._lost:
+            # Its end is on its way here: as over a network, what is written until that comes leaves, and is lost.
+            self._pass(piece, _arrived_nowhere)
+            return
         self._other._waiting += len(piece)
         self._pass(piece, functools.partial(self._other._receive, piece))
         if self._other._waiting > self._high and not self._writing_paused:
@@ -269,6 +273,10 @@ class MemoryEnd(asyncio.Transport):
             self._lost = True
             self._inbox.clear()
             self._protocol.connection_lost(error)
+
+
+def _arrived_nowhere() -> None:
+    pass
 
 
 def intercept(address: str, met: Callable[[MemoryEnd, MemoryEnd], None]) -> None:

@@ -94,6 +94,22 @@ def test_what_is_sent_arrives_late_and_in_order() -> None:
     play(story)
 
 
+def test_what_is_sent_to_an_end_that_is_gone_is_heard_and_lost() -> None:
+    async def story(pair: Pair) -> None:
+        with pair.link.black_hole():
+            pair.near.transport.abort()
+            await asyncio.sleep(5)
+            assert pair.near.lost
+            # Whoever sends it can't know.
+            pair.far.transport.write(b"a")
+            assert not pair.far.lost
+        await asyncio.sleep(1)
+        assert pair.far.lost
+        assert (pair.heard, pair.near.got) == ([("down", b"a"), ("up", b"")], [])
+
+    play(story)
+
+
 def test_a_black_hole_holds_everything_up_also_the_end() -> None:
     async def story(pair: Pair) -> None:
         with pair.link.black_hole():
