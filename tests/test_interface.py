@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from inspect import Parameter
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from aioparallel.controller import Controller
 from aioparallel.errors import OperationError, PluginError
 from aioparallel.face import Client
 from aioparallel.interface import ClientProxy, Interface, operations, remote
+from aioparallel.operations import declared
 
 
 class Counter(Interface):
@@ -171,5 +173,67 @@ def test_one_that_can_not_start_is_refused_and_the_others_go_on():
                 await controller.add(Counter)
             async with CounterClient(controller.capability("counter")) as client:
                 assert await client.call("add") == 1
+
+    asyncio.run(main())
+
+
+#: What each capability opens. A new operation is written down here, too: so nobody opens one by mistake.
+OPENS = {
+    "admin": "shutdown stop_engines",
+    "monitor": "status",
+    "multiengine": "clear_properties clear_queue del_properties get_ids get_properties has_properties interrupt kill "
+    "queue_status restart set_properties set_up set_up_clear set_up_list submit watch_output",
+    "task": "abort barrier clear get_task_result queue_status run spin submit submit_with tasks watch_output why",
+}
+
+
+NEEDED = Parameter.empty
+#: Something that fits, for what operations have to be given.
+FITS: dict[str, Any] = {
+    "Any": "all",
+    "int": 1,
+    "bool": False,
+    "dict[str, Any]": {},
+    "str | list[str]": [],
+    "str | list[str] | None": None,
+}
+
+
+@pytest.mark.parametrize("name", OPENS)
+def test_a_capability_opens_what_it_names_and_nothing_else(name: str) -> None:
+    """Each operation of an interface is entered by the capability that allows it, and by no other."""
+    wanted = OPENS[name].split()
+    entered: list[str] = []
+
+    def stub(operation: str) -> Any:
+        def enter(*arguments: Any, **named: Any) -> None:
+            entered.append(operation)
+            raise OperationError("entered")
+
+        return enter
+
+    async def main() -> None:
+        async with Controller() as controller:
+            await controller.listen("memory://x")
+            made = await controller.add(name)
+            given = {
+                operation: {each.name: FITS[each.shape.text] for each in about.parameters if each.default is NEEDED}
+                for operation, about in declared(type(made)).items()
+            }
+            for operation in wanted:
+                setattr(made, operation, stub(operation))
+            whole = controller.capability(name)
+            for only in (None, "nothing", *wanted):
+                kind = type("Any", (Client,), {"interface": name})
+                async with kind(whole.narrow(f"ops={only}") if only else whole) as client:
+                    assert list(client.channel._codes) == wanted
+                    for operation in wanted:
+                        with pytest.raises(OperationError) as refused:
+                            await client._operate(operation, **given[operation])
+                        denied = f"this capability does not allow {operation!r} of {name!r}"
+                        allowed = only in (None, operation)
+                        assert str(refused.value) == ("entered" if allowed else denied)
+                assert entered == [operation for operation in wanted if only in (None, operation)]
+                entered.clear()
 
     asyncio.run(main())
