@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aioparallel.addressing import no_such_engine
-from aioparallel.benchmark import measure
 from aioparallel.forwarding import LogForwarding
 from aioparallel.output import Listener, Printer, Watching
 from aioparallel.programs import ProgramCalls, named
@@ -129,6 +128,9 @@ class MultiEngineCalls(SequenceCalls, ProgramCalls, PropertyCalls):
         Raises:
             ValueError: `rounds` or `size` is not a number from 1 on.
         """
+        # Imported by the few who ask for it.
+        from aioparallel.benchmark import measure
+
         for name, value in (("rounds", rounds), ("size", size)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is a number from 1 on, not {value!r}")

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import itertools
 import json
-import platform
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -19,7 +18,7 @@ from aioparallel.arrivals import Arrivals, Notices
 from aioparallel.capability import Capability
 from aioparallel.connection import Connection
 from aioparallel.departures import Departures
-from aioparallel.dial import connect
+from aioparallel.dial import PYTHON, connect
 from aioparallel.errors import ConnectionLost, OperationError, ParallelError, PythonVersionWarning
 from aioparallel.gate import HANDSHAKE
 from aioparallel.output import Watch
@@ -394,10 +393,10 @@ class Channel:
         for number, python in notice.get("joined", ()):
             self.engines[number] = python
             minor = python.rpartition(".")[0]
-            if minor and minor != platform.python_version().rpartition(".")[0] and python not in self._warned:
+            if minor and minor != PYTHON.rpartition(".")[0] and python not in self._warned:
                 self._warned.add(python)
                 warnings.warn(
-                    f"engine {number} runs Python {python}, this client {platform.python_version()}: "
+                    f"engine {number} runs Python {python}, this client {PYTHON}: "
                     "functions that can't be imported there can't be sent to it",
                     PythonVersionWarning,
                     stacklevel=1,

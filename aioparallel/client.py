@@ -18,10 +18,8 @@ from aioparallel.channel import Channel
 from aioparallel.conditions import Dependency, Properties, depend, require
 from aioparallel.errors import *  # noqa: F403  (every exception is importable from here)
 from aioparallel.errors import __all__ as _errors
-from aioparallel.generated import class_of, make_client
 from aioparallel.joint import call_each
 from aioparallel.mapping import Mapping
-from aioparallel.operations import check_interface_name
 from aioparallel.output import Output, Watch
 from aioparallel.pending import PendingResult, PendingTask, Values
 from aioparallel.portal import portal
@@ -438,8 +436,11 @@ def client_of(interface: str | type) -> Any:
     Raises:
         PluginError: There is no such interface; or no client was written, and none can be made. The text says why.
     """
+    # Imported by those who have an interface of their own.
+    from aioparallel.generated import class_of, make_client
+
     interface = class_of(interface)
     written = getattr(interface, "blocking_client", None)
     if written is None and interface.__module__.startswith("aioparallel.interfaces."):
-        written = _WRITTEN.get(check_interface_name(interface))
+        written = _WRITTEN.get(interface.name)  # type: ignore[attr-defined]
     return make_client(interface, Client, blocking=True) if written is None else written

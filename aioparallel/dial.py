@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import platform
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +27,12 @@ from aioparallel.source import SYSTEM, Source
 from aioparallel.transports import Peer
 from aioparallel.wire import Frame, Limits
 
-__all__ = ["connect", "connect_patiently"]
+__all__ = ["PYTHON", "connect", "connect_patiently"]
 
 logger = logging.getLogger(__name__)
+
+#: This process's version of Python, as the other side is told.
+PYTHON = ".".join(map(str, sys.version_info[:3]))
 
 #: Seconds between attempts to reach a controller: at first, at most while it may be starting beside us, and at most.
 FIRST_RETRY, SOON_RETRY, LAST_RETRY = 0.05, 0.2, 1.0
@@ -81,7 +84,7 @@ async def connect(
                     "nonce": source.token(16).hex(),
                     "role": role,
                     "interface": capability.interface,
-                    "python": platform.python_version(),
+                    "python": PYTHON,
                     **(body or {}),
                 },
             )

@@ -286,14 +286,19 @@ def test_a_client_loads_neither_controller_nor_engines(source: str) -> None:
 
 #: What takes long to load, and a client does without until it is needed. (asyncio itself loads ssl and subprocess.)
 HEAVY = _names("""
-    cloudpickle cryptography ctypes decimal email http importlib.metadata multiprocessing numpy pickle sqlite3 tqdm
-    trustme unittest uvloop xml zipfile
+    cloudpickle cryptography ctypes decimal email http importlib.metadata multiprocessing numpy pickle platform sqlite3
+    tqdm trustme unittest uvloop xml zipfile
 """)
 
 
 @pytest.mark.parametrize("names", ["TaskClient", "MultiEngineClient", "Cluster", "client"])
 def test_a_client_loads_nothing_heavy(names: str) -> None:
     assert not loaded(f"from aioparallel import {names}") & HEAVY
+
+
+def test_the_blocking_face_leaves_for_later_what_few_ask_for() -> None:
+    later = {"benchmark", "capture", "cluster", "generated", "operations", "plain", "serialize"}
+    assert not of_ours(loaded("import aioparallel.client")) & later
 
 
 def test_the_package_itself_loads_nothing() -> None:
