@@ -76,6 +76,9 @@ class Portal:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for its value.
 
+        If the wait is interrupted, the coroutine is cancelled, and its end waited for: so what it had begun is cleaned
+        up. Another Ctrl-C ends that, too.
+
         Raises:
             RuntimeError: This is a callback of the loop, or the portal is closed.
             BaseException: What the coroutine raises.
@@ -85,13 +88,25 @@ class Portal:
         except RuntimeError:
             work.close()
             raise
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        ended: Future[None] = Future()
+        begun: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            begun.append(self.loop.create_task(work))
+            begun[0].add_done_callback(lambda _: ended.set_result(None))
+
+        self.loop.call_soon_threadsafe(begin)
         try:
-            self.wait([future])
+            self.wait([ended])
         except BaseException:
-            future.cancel()
+            self.loop.call_soon_threadsafe(lambda: begun[0].cancel())
+            self.wait([ended])
+            # How it ended is nobody's any more.
+            _ = begun[0].cancelled() or begun[0].exception()
             raise
-        return future.result()
+        if begun[0].cancelled():
+            raise concurrent.futures.CancelledError
+        return begun[0].result()
 
     def call(self, function: Callable[[], object]) -> None:
         """Call a function on the loop, and return when that is done; right here if this is a callback of the loop.

@@ -285,6 +285,33 @@ def test_refused_arguments() -> None:
         Cluster(1, name="../up")
 
 
+def test_ctrl_c_while_it_starts_ends_it_quietly(state_directory: Path) -> None:
+    code = """
+from aioparallel import client
+from aioparallel.launchers.local import LocalLauncher
+
+class Slow(LocalLauncher):
+    name = "slow"
+    async def start(self, command, count=1, **place):
+        jobs = await super().start(["sleep", "1000"], count, **place)
+        print("started", flush=True)
+        return jobs
+
+client.Cluster(1, launcher=Slow()).start()
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment(), **pipes) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "started\n"
+        program.send_signal(signal.SIGINT)
+        _, said = program.communicate(timeout=PATIENCE)
+    assert program.returncode == -signal.SIGINT
+    assert said.endswith("\nKeyboardInterrupt\n")
+    assert "destroyed" not in said
+    assert "ignored" not in said
+    assert not processes(state_directory)
+
+
 def test_forgotten_one_warns() -> None:
     async def main() -> None:
         cluster = Cluster(1)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from model import settle
 
 from aioparallel.portal import Portal, portal
 
@@ -121,6 +122,42 @@ def test_ctrl_c_reaches_the_waiting_main_thread(made: Portal):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert made.run(echo(6)) == 6
     never.cancel()
+
+
+def test_what_ctrl_c_interrupts_cleans_up_first_and_another_one_ends_that(made: Portal):
+    told: list[str] = []
+
+    def interrupt() -> None:
+        made.loop.call_soon(os.kill, os.getpid(), signal.SIGINT)
+
+    async def work(stubborn: bool) -> None:
+        try:
+            interrupt()
+            await asyncio.Event().wait()
+        finally:
+            told.append("cleaning up")
+            if stubborn:
+                interrupt()
+                await release.wait()
+            await asyncio.sleep(0)
+            told.append("clean")
+
+    release = asyncio.Event()
+    with pytest.raises(KeyboardInterrupt):
+        made.run(work(False))
+    assert told == ["cleaning up", "clean"]
+    with pytest.raises(KeyboardInterrupt):
+        made.run(work(True))
+    assert told == ["cleaning up", "clean", "cleaning up"]
+    made.call(release.set)
+    made.run(settle())
+    assert told[-1] == "clean"
+
+    async def gives_up() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        made.run(gives_up())
 
 
 def test_a_forked_child_gets_a_portal_of_its_own():
