@@ -95,14 +95,21 @@ class Portal:
             begun.append(self.loop.create_task(work))
             begun[0].add_done_callback(lambda _: ended.set_result(None))
 
-        self.loop.call_soon_threadsafe(begin)
+        def cancel() -> None:
+            if begun:
+                begun[0].cancel()
+            else:
+                work.close()
+                ended.set_result(None)
+
         try:
+            self.loop.call_soon_threadsafe(begin)
             self.wait([ended])
         except BaseException:
-            self.loop.call_soon_threadsafe(lambda: begun[0].cancel())
+            self.loop.call_soon_threadsafe(cancel)
             self.wait([ended])
-            # How it ended is nobody's any more.
-            _ = begun[0].cancelled() or begun[0].exception()
+            if begun and not begun[0].cancelled():
+                begun[0].exception()  # nobody's any more
             raise
         if begun[0].cancelled():
             raise concurrent.futures.CancelledError
